@@ -1,0 +1,117 @@
+"""Times a training step of two Dense layers on this machine's CPU.
+
+    python benchmarks/cpu_step.py
+
+The program is 1024 -> 2048 (relu) -> 1024 on a batch of 512: loss and all
+gradients, compiled by XLA.  All variants run interleaved in one process, so
+that the ratios hold on a noisy machine; times are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tfmp
+
+BATCH, WIDTH, HIDDEN = 512, 1024, 2048
+VARIANTS = {
+    "tfmp mixed_float8 (delayed)": (tfmp.layers.Dense, "mixed_float8", None),
+    "tfmp mixed_float8 (current)": (
+        tfmp.layers.Dense,
+        "mixed_float8",
+        "current",
+    ),
+    "keras float8": (keras.layers.Dense, "float8_from_mixed_bfloat16", None),
+    "mixed_bfloat16": (keras.layers.Dense, "mixed_bfloat16", None),
+    "float32": (keras.layers.Dense, "float32", None),
+}
+
+
+def make_model(variant: str) -> keras.Model:
+    """Builds the two layers of a variant."""
+    layer, name, recipe = VARIANTS[variant]
+    policy = tfmp.Policy(name, recipe) if recipe else name
+    return keras.Sequential(
+        [
+            keras.Input([WIDTH]),
+            layer(HIDDEN, "relu", dtype=policy),
+            layer(WIDTH, dtype=policy),
+        ]
+    )
+
+
+def make_step(model: keras.Model, jit_compile: bool = True) -> tf.function:
+    """Returns a function of (variables, x, y): the loss and all gradients."""
+
+    @tf.function(jit_compile=jit_compile)
+    def step(variables: list, x: tf.Tensor, y: tf.Tensor) -> tuple:
+        with tf.GradientTape() as tape:
+            tape.watch(variables)
+            prediction, _ = model.stateless_call(
+                variables, [], x, training=True
+            )
+            error = tf.cast(prediction, tf.float32) - y
+            loss = tf.reduce_mean(tf.square(error))
+        return loss, tape.gradient(loss, variables)
+
+    return step
+
+
+def measure(rounds: int, jit_compile: bool) -> dict[str, float]:
+    """Returns the median milliseconds of a step, by variant."""
+    x, y = tf.random.normal([BATCH, WIDTH]), tf.random.normal([BATCH, WIDTH])
+    calls = {}
+    for variant in VARIANTS:
+        model = make_model(variant)
+        step = make_step(model, jit_compile)
+        values = [tf.convert_to_tensor(v) for v in model.trainable_variables]
+        calls[variant] = lambda s=step, v=values: s(v, x, y)[0].numpy()
+    times: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    for index in range(rounds + 3):
+        for variant, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if index >= 3:
+                times[variant].append(time.perf_counter() - start)
+    return {k: float(np.median(v)) * 1e3 for k, v in times.items()}
+
+
+def main() -> None:
+    """Prints a table, and writes JSON if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--no-jit", action="store_true")
+    parser.add_argument("--json", help="also write the results here")
+    args = parser.parse_args()
+    times = measure(args.rounds, not args.no_jit)
+    delayed = times["tfmp mixed_float8 (delayed)"]
+    print(f"{'step':30} {'ms':>8}  tfmp delayed / this")
+    for variant, value in times.items():
+        print(f"{variant:30} {value:8.1f}  {delayed / value:.2f}")
+    if args.json:
+        result = {
+            "program": f"{WIDTH}-{HIDDEN}-{WIDTH}, batch {BATCH}",
+            "jit_compile": not args.no_jit,
+            "milliseconds": times,
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "date": time.strftime("%Y-%m-%d"),
+            "command": "python benchmarks/cpu_step.py",
+        }
+        with open(args.json, "w") as file:
+            json.dump(result, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

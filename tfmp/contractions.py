@@ -1,0 +1,251 @@
+"""The three FP8 products of a contraction, as one differentiable operator.
+
+For `y = x @ w` (any einsum of two operands works alike):
+
+    y  = (q(x)  . q(w)) / (sx * sw)        output
+    dx = (q(dy) . q(w)) / (sdy * sw)       input_grad
+    dw = (q(x)  . q(dy)) / (sx * sdy)      kernel_grad
+
+where `q` quantizes with the role's scale.  `x` and `w` are quantized once;
+the backward pass keeps the FP8 copies.  The product's result is the compute
+dtype and its scale is applied there, which XLA folds into the GEMM.
+
+Delayed scaling takes its amax from the argument `amax`, a float32 tensor of
+shape `[3]` for inputs, kernel and grads.  The *gradient* of `amax` is what
+this step observed, so that an optimizer, or the caller's own tape, gets it
+together with the other gradients.
+
+Forward and backward are each one XLA-compiled function, also when the model
+around them is not compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tfmp import equations, quantization, recipes, scaling, stablehlo
+
+COMPUTE_DTYPES = (tf.bfloat16, tf.float16, tf.float32)
+
+
+class Operand(NamedTuple):
+    """A factor of a product: `value / scale` is what it stands for.
+
+    An operand in the compute dtype has no scale.
+    """
+
+    value: tf.Tensor
+    scale: tf.Tensor | None = None
+
+
+class Scales(NamedTuple):
+    """What is known before a tensor is seen: scalars of delayed scaling.
+
+    Attributes:
+        scales: of each role.
+        factors: what undoes the scales of each product's operands.
+    """
+
+    scales: dict[str, tf.Tensor]
+    factors: dict[str, tf.Tensor]
+
+
+class Saved(NamedTuple):
+    """What the backward pass needs of the forward pass."""
+
+    inputs: Operand
+    kernel: Operand
+    scales: Scales
+
+
+def contract(
+    contraction: equations.Contraction,
+    inputs: tf.Tensor,
+    kernel: tf.Tensor,
+    recipe: recipes.Recipe,
+    amax: tf.Tensor,
+    training: bool,
+) -> tf.Tensor:
+    """Contracts two tensors by a recipe; see the module's docstring.
+
+    Args:
+        contraction: the labels of the axes of `inputs`, `kernel`, result.
+        inputs: float32, bfloat16 or float16 tensor.
+        kernel: the same, of any of these dtypes.
+        recipe: formats and scaling of the roles.
+        amax: float32 of shape `[3]`; entries that are zero or not finite
+            count as not observed yet.
+        training: whether observations come back to `amax`.  If not, a role
+            without one uses its tensor's own amax.
+
+    Returns:
+        Tensor of the dtype of `inputs`.
+    """
+    forward, backward = _compiled(contraction, recipe, training)
+
+    @tf.custom_gradient
+    def run(
+        inputs: tf.Tensor, kernel: tf.Tensor, amax: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable]:
+        result, saved, observed = forward(inputs, kernel, amax)
+
+        def grad(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            d_inputs, d_kernel, grads_amax = backward(upstream, saved, amax)
+            d_amax = tf.stack([*observed, grads_amax])
+            return d_inputs, tf.cast(d_kernel, kernel.dtype), d_amax
+
+        return result, grad
+
+    return run(inputs, kernel, amax)
+
+
+@functools.lru_cache(maxsize=4096)
+def _compiled(
+    contraction: equations.Contraction, recipe: recipes.Recipe, training: bool
+) -> tuple[Callable, Callable]:
+    program = _Program(contraction, recipe, training)
+    compiled = functools.partial(tf.function, autograph=False, jit_compile=True)
+    return compiled(program.forward), compiled(program.backward)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Program:
+    """The forward and backward pass of one kind of contraction."""
+
+    contraction: equations.Contraction
+    recipe: recipes.Recipe
+    training: bool
+
+    def forward(
+        self, inputs: tf.Tensor, kernel: tf.Tensor, amax: tf.Tensor
+    ) -> tuple[tf.Tensor, Saved, list[tf.Tensor]]:
+        """Returns the result, what backward needs, and the two amax seen."""
+        wide = Operand(inputs), Operand(tf.cast(kernel, inputs.dtype))
+        scales = self.delayed_scales(amax)
+        low_inputs, inputs_amax = self.quantize("inputs", inputs, amax, scales)
+        low_kernel, kernel_amax = self.quantize("kernel", kernel, amax, scales)
+
+        def operands(product: str) -> tuple[Operand, Operand]:
+            low = self.recipe.in_float8(product)
+            return (low_inputs, low_kernel) if low else wide
+
+        result = self.product("output", *operands("output"), inputs.dtype, scales)
+        saved = Saved(
+            operands("kernel_grad")[0], operands("input_grad")[1], scales
+        )
+        return result, saved, [inputs_amax, kernel_amax]
+
+    def backward(
+        self, upstream: tf.Tensor, saved: Saved, amax: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns the gradients of inputs and kernel, and upstream's amax."""
+        inputs, kernel, scales = saved
+        low, observed = self.quantize("grads", upstream, amax, scales)
+
+        def grads(product: str) -> Operand:
+            return low if self.recipe.in_float8(product) else Operand(upstream)
+
+        d_inputs = self.product(
+            "input_grad", grads("input_grad"), kernel, upstream.dtype, scales
+        )
+        d_kernel = self.product(
+            "kernel_grad", inputs, grads("kernel_grad"), upstream.dtype, scales
+        )
+        return d_inputs, d_kernel, observed
+
+    def delayed_scales(self, amax: tf.Tensor) -> Scales:
+        """Computes the scalars that need not see a tensor.
+
+        The barrier has XLA compute all of them in one kernel; otherwise each
+        product repeats the arithmetic and slices `amax` again.
+        """
+        exponents = {
+            role: self.exponent(role, _known(amax, role, self.prior(role)))
+            for role in recipes.ROLES
+            if self.training
+            and self.recipe.is_delayed(role)
+            and self.recipe.quantizes(role)
+        }
+        factors = {
+            product: scaling.exp2(-exponents[lhs] - exponents[rhs])
+            for product, (lhs, rhs) in recipes.OPERANDS.items()
+            if lhs in exponents and rhs in exponents
+        }
+        scales = {role: scaling.exp2(e) for role, e in exponents.items()}
+        known = Scales(scales, factors)
+        if not scales:
+            return known
+        flat = stablehlo.barrier(*tf.nest.flatten(known))
+        return tf.nest.pack_sequence_as(known, flat)
+
+    def prior(self, role: str) -> float:
+        """Returns the amax to assume of a role that no step has seen."""
+        return scaling.PRIOR_AMAX[role, self.recipe.format(role).name]
+
+    def exponent(self, role: str, amax: tf.Tensor) -> tf.Tensor:
+        """Returns the exponent of the role's scale for an amax."""
+        target = self.recipe.format(role)
+        return scaling.scale_exponent(amax, target, self.recipe.margin)
+
+    def quantize(
+        self, role: str, x: tf.Tensor, amax: tf.Tensor, scales: Scales
+    ) -> tuple[Operand, tf.Tensor]:
+        """Returns the role's FP8 operand and its observed amax."""
+        if not self.recipe.quantizes(role):
+            return Operand(x), tf.constant(0.0)
+        observed = scaling.amax(x)
+        scale = scales.scales.get(role)
+        if scale is None:
+            delayed = self.recipe.is_delayed(role)
+            assumed = _known(amax, role, observed) if delayed else observed
+            scale = scaling.exp2(self.exponent(role, assumed))
+        low = quantization.quantize(x, scale, self.recipe.format(role))
+        return Operand(low, scale), observed
+
+    def product(
+        self,
+        name: str,
+        lhs: Operand,
+        rhs: Operand,
+        dtype: tf.DType,
+        scales: Scales,
+    ) -> tf.Tensor:
+        """Multiplies, removes both scales, and orders the axes.
+
+        Gradients ask for full accumulation in float32.
+        """
+        contraction = {
+            "output": self.contraction,
+            "input_grad": self.contraction.lhs_gradient,
+            "kernel_grad": self.contraction.rhs_gradient,
+        }[name]
+        result = stablehlo.dot_general(
+            lhs.value,
+            rhs.value,
+            contraction,
+            _wide(dtype),
+            precise=name != "output",
+        )
+        if lhs.scale is not None and rhs.scale is not None:
+            factor = scales.factors.get(name)
+            if factor is None:
+                factor = tf.minimum((1 / lhs.scale) * (1 / rhs.scale), 2.0**127)
+            result *= tf.cast(factor, result.dtype)
+        if contraction.permutation != tuple(range(len(contraction.out))):
+            result = tf.transpose(result, contraction.permutation)
+        return tf.cast(result, dtype)
+
+
+def _known(amax: tf.Tensor, role: str, otherwise: Any) -> tf.Tensor:
+    known = amax[recipes.ROLES.index(role)]
+    return tf.where(scaling.is_observed(known), known, otherwise)
+
+
+def _wide(dtype: tf.DType) -> tf.DType:
+    """float16 has room neither for the factor nor for the scaled product."""
+    return tf.float32 if dtype == tf.float16 else dtype

@@ -1,0 +1,257 @@
+"""What this machine is good at: found by `detect`, judged by `decide`.
+
+    precision   who multiplies in it, and so gains speed
+    float8      NVIDIA GPUs of compute capability 8.9 (Ada), 9.0 (Hopper), ...
+    bfloat16    NVIDIA GPUs from 8.0 (Ampere); TPUs; CPUs with AMX-BF16,
+                AVX512-BF16 or ARM's BF16
+    float16     NVIDIA GPUs from 7.0 (Volta)
+
+Sources: NVIDIA's compute-capability tables, and the tensor-core instruction
+`mma` of the PTX ISA (".e4m3" and ".e5m2" from sm_89, ".bf16" from sm_80,
+".f16" from sm_70).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import platform
+
+import tensorflow as tf
+
+from tfmp import checks
+
+KINDS = ("tpu", "gpu", "cpu")  # the first kind that a machine has decides
+SINCE = {"float16": (7, 0), "bfloat16": (8, 0), "float8": (8, 9)}
+BFLOAT16_FEATURES = ("amx_bf16", "avx512_bf16", "bf16")  # the last is ARM's
+CPUINFO_KEYS = ("flags", "Features")  # of x86 and of ARM
+CPU_FEATURES = (*BFLOAT16_FEATURES, "amx_fp16", "avx512_fp16")
+
+LOSS_SCALE = "float16 needs a loss scale: tfmp.optimizers.LossScaleOptimizer."
+CPU_BFLOAT16 = (
+    "no GPU or TPU that TensorFlow can use; this CPU multiplies in bfloat16 "
+    "(no gain was measured under jit_compile=True) and emulates FP8."
+)
+CPU_FLOAT32 = (
+    "no GPU or TPU that TensorFlow can use; this CPU reports no bfloat16 "
+    "arithmetic and emulates it and FP8: right numerics, no gain in speed."
+)
+UNKNOWN_GPU = "reports no compute capability (only NVIDIA's do)"
+ASK_BY_NAME = (
+    "Ask by name for what this GPU is fast at: bfloat16 on AMD Instinct from "
+    "MI100; on Apple measure mixed_float16, and FP8 cannot run (no XLA)."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """One device of TensorFlow.
+
+    Args:
+        kind: `"gpu"`, `"tpu"` or `"cpu"`.
+        name: its name, for people.
+        compute_capability: `(major, minor)` of an NVIDIA GPU; None for all
+            other devices and where it is unknown.
+
+    Raises:
+        TypeError: if `kind` is no string or a capability no integer.
+        ValueError: if `kind` is none of these, or if `compute_capability` is
+            no pair or belongs to no GPU.
+    """
+
+    kind: str
+    name: str = ""
+    compute_capability: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        checks.choice("kind", self.kind, KINDS)
+        pair = self.compute_capability
+        if pair is None:
+            return
+        if not isinstance(pair, tuple) or len(pair) != 2 or self.kind != "gpu":
+            raise ValueError(
+                "`compute_capability` must be (major, minor) of an NVIDIA GPU, "
+                f"or None. Received: {pair!r} with kind={self.kind!r}"
+            )
+        for part in pair:
+            checks.integer("compute_capability", part, 0)
+
+    def __str__(self) -> str:
+        label = f"{self.kind.upper()} {self.name}".strip()
+        if self.compute_capability is None:
+            return label
+        major, minor = self.compute_capability
+        return f"{label} (compute capability {major}.{minor})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """What a machine computes with: all that `decide` looks at.
+
+    Args:
+        devices: tuple or list of `Device`.
+        cpu_features: those of `CPU_FEATURES` that the CPU has, as a tuple or
+            list; empty also where they are unknown.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if `cpu_features` holds a name not in `CPU_FEATURES`.
+
+    >>> print(Hardware((Device("gpu", "NVIDIA L4", (8, 9)), Device("cpu"))))
+    GPU NVIDIA L4 (compute capability 8.9), CPU
+    """
+
+    devices: tuple[Device, ...] = ()
+    cpu_features: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        rows = self.devices if isinstance(self.devices, (tuple, list)) else [0]
+        if not all(isinstance(device, Device) for device in rows):
+            raise TypeError(
+                "`devices` must be a tuple of tfmp.hardware.Device. "
+                f"Received: {self.devices!r}"
+            )
+        features = checks.names("cpu_features", self.cpu_features, CPU_FEATURES)
+        object.__setattr__(self, "devices", tuple(self.devices))
+        object.__setattr__(self, "cpu_features", features)
+
+    @property
+    def deciding(self) -> tuple[Device, ...]:
+        """The TPUs, else the GPUs, else the CPU; the weakest first."""
+        kinds = {device.kind for device in self.devices}
+        first = next((kind for kind in KINDS if kind in kinds), None)
+        found = [device for device in self.devices if device.kind == first]
+        found.sort(key=lambda device: device.compute_capability or (0, 0))
+        return tuple(found)
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What is fast on every deciding device: names of `SINCE`."""
+        return self.precisions_of(self.deciding[0]) if self.devices else ()
+
+    def precisions_of(self, device: Device) -> tuple[str, ...]:
+        """Returns the names of `SINCE` that are fast on one device."""
+        if device.kind == "gpu":
+            capability = device.compute_capability or (0, 0)
+            return tuple(n for n, since in SINCE.items() if capability >= since)
+        arithmetic = set(BFLOAT16_FEATURES) & set(self.cpu_features)
+        return ("bfloat16",) if device.kind == "tpu" or arithmetic else ()
+
+    def __str__(self) -> str:
+        features = ", ".join(self.cpu_features)
+        labels = [
+            f"{d} ({features})" if d.kind == "cpu" and features else str(d)
+            for d in self.devices
+        ]
+        counts = {label: labels.count(label) for label in labels}
+        parts = [f"{n} x {s}" if n > 1 else s for s, n in counts.items()]
+        return ", ".join(parts) or "no device"
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """The `policy` that `decide` chose, the reason, and what else to know."""
+
+    policy: str
+    reason: str
+    warnings: tuple[str, ...] = ()
+
+
+def detect() -> Hardware:
+    """Describes the devices that TensorFlow sees, without starting them.
+
+    A device hidden by `tf.config.set_visible_devices` does not count.  CPU
+    features come from `/proc/cpuinfo`; elsewhere than on Linux there are none.
+    A remote TPU is not seen: ask for its policy by name.
+    """
+    devices = []
+    for found in tf.config.get_visible_devices():
+        kind = found.device_type.lower()
+        details = tf.config.experimental.get_device_details(found)
+        name = platform.machine() if kind == "cpu" else ""
+        if kind in KINDS:
+            name = details.get("device_name", name)
+            capability = details.get("compute_capability")
+            devices.append(Device(kind, name, capability))
+    return Hardware(tuple(devices), cpu_features(_read_cpuinfo()))
+
+
+def _read_cpuinfo() -> str:
+    try:
+        return pathlib.Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def cpu_features(cpuinfo: str) -> tuple[str, ...]:
+    """Returns those of `CPU_FEATURES` that every processor of the text has.
+
+    Args:
+        cpuinfo: the text of `/proc/cpuinfo`.
+
+    >>> cpu_features("flags : fpu avx512_bf16 amx_bf16")
+    ('amx_bf16', 'avx512_bf16')
+    """
+    pairs = (line.partition(":") for line in cpuinfo.splitlines())
+    sets = [set(v.split()) for k, _, v in pairs if k.strip() in CPUINFO_KEYS]
+    common = set.intersection(*sets) if sets else set()
+    return tuple(feature for feature in CPU_FEATURES if feature in common)
+
+
+def decide(hardware: Hardware) -> Decision:
+    """Chooses the policy for a machine: a pure function, nothing is set.
+
+    The narrowest precision of the table above that is fast on every device
+    that decides (the TPUs, else the GPUs, else the CPU); float32 if none is,
+    and for AMD and Apple GPUs, which report no compute capability.
+
+    Args:
+        hardware: from `detect()`, or written by hand.
+
+    Raises:
+        TypeError: if `hardware` is not a `Hardware`.
+
+    >>> decide(Hardware((Device("gpu", "NVIDIA A100", (8, 0)),))).policy
+    'mixed_bfloat16'
+    """
+    if not isinstance(hardware, Hardware):
+        raise TypeError(
+            "`hardware` must be a tfmp.hardware.Hardware. "
+            f"Received: {hardware!r}"
+        )
+    best = hardware.precisions[-1:]
+    policy = f"mixed_{best[0]}" if best else "float32"
+    return Decision(policy, _reason(hardware), _warnings(hardware))
+
+
+def _reason(hardware: Hardware) -> str:
+    if not hardware.devices:
+        return "TensorFlow lists no device; float32 runs anywhere."
+    weakest, *others = hardware.deciding
+    if weakest.kind == "tpu":
+        return "TPUs multiply in bfloat16; tfmp has no FP8 products for them."
+    if weakest.kind == "cpu":
+        return CPU_BFLOAT16 if hardware.precisions else CPU_FLOAT32
+    start = f"the weakest of {len(others) + 1} GPUs decides: " if others else ""
+    capability = weakest.compute_capability
+    if capability is None:
+        return f"{start}{weakest} {UNKNOWN_GPU}; float32 is safe."
+    since = [f"{name} from {a}.{b}" for name, (a, b) in SINCE.items()]
+    reason = f"{start}{weakest}; tensor cores multiply {', '.join(since)}."
+    if hardware.precisions == ("float16",):
+        return f"{reason} {LOSS_SCALE}"
+    return reason
+
+
+def _warnings(hardware: Hardware) -> tuple[str, ...]:
+    found = []
+    gpus = [device for device in hardware.deciding if device.kind == "gpu"]
+    if gpus and gpus[0].compute_capability is None:
+        found.append(ASK_BY_NAME)
+    if gpus and hardware.precisions_of(gpus[-1]) != hardware.precisions:
+        best = hardware.precisions_of(gpus[-1])[-1]
+        found.append(
+            f"{gpus[-1]} alone could use mixed_{best}: hide the weaker GPUs "
+            "with tf.config.set_visible_devices."
+        )
+    return tuple(found)

@@ -1,0 +1,113 @@
+"""What makes a Keras layer contract in FP8: a recipe and one variable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfmp import ops, policies, recipes
+
+
+class Float8Contraction:
+    """Mixin for a Keras layer of one kernel; put it before the Keras class.
+
+    With a policy that has a recipe, the layer owns one more variable, `amax`,
+    float32 of shape `[3]`: the absolute maximum to assume for inputs, kernel
+    and output gradient.  Its gradient is the amax observed in the step, and
+    the optimizer writes it back.  Without a recipe the layer is the Keras
+    layer.
+
+    A class that uses it says in `equation_for(inputs)` what is contracted.
+    """
+
+    amax: keras.Variable | None = None
+
+    def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, dtype=policies.get(dtype), **kwargs)
+
+    @property
+    def recipe(self) -> recipes.Recipe | None:
+        """The recipe that the layer's policy has, None if it has none."""
+        policy = self.dtype_policy
+        if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+            policy = policy[self.path] if self.path else policy.default_policy
+        return policies.recipe_of(policy)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the layer's variables, `amax` last."""
+        if self.recipe is None:
+            super().build(input_shape)
+            return
+        # Keras' build would lock the layer as it enables LoRA.
+        lora_rank, self.lora_rank = self.lora_rank, None
+        super().build(input_shape)
+        self.amax = self.add_weight(
+            name="amax",
+            shape=(len(recipes.ROLES),),
+            dtype="float32",
+            initializer=self._initial_amax,
+            autocast=False,
+            overwrite_with_gradient=True,
+            aggregation="only_first_replica",
+        )
+        self.amax.recipe = self.recipe
+        if lora_rank:
+            self.enable_lora(lora_rank, lora_alpha=self.lora_alpha)
+
+    def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
+        """Adds a variable; the kernel stays in its own dtype until quantized."""
+        if self.recipe is not None and kwargs.get("name") == "kernel":
+            kwargs["autocast"] = False
+        return super().add_weight(*args, **kwargs)
+
+    def _initial_amax(self, shape: Any, dtype: Any = None) -> tf.Tensor:
+        """The kernel's own; inputs and gradients are not observed yet."""
+        return tf.stack([0.0, ops.amax(self.kernel), 0.0])
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Contracts, adds the bias and applies the activation."""
+        if self.recipe is None:
+            return super().call(inputs, training=training)
+        x = self._contract(inputs, training is not False)
+        if self.bias is not None:
+            x = keras.ops.add(x, self.bias)
+        return x if self.activation is None else self.activation(x)
+
+    def _contract(self, inputs: Any, training: bool) -> Any:
+        """A frozen layer has no observations: it scales by its tensors."""
+        if keras.backend.is_keras_tensor(inputs):
+            shape = self.compute_output_shape(inputs.shape)
+            return keras.KerasTensor(shape, dtype=self.compute_dtype)
+        observed = self.amax.trainable
+        return ops.einsum(
+            self.equation_for(inputs),
+            inputs,
+            self.kernel,
+            recipe=self.recipe if observed else self.recipe.as_current(),
+            amax=self.amax if observed else None,
+            training=training,
+        )
+
+    def equation_for(self, inputs: Any) -> str:
+        """Returns the einsum equation of inputs and kernel."""
+        raise NotImplementedError
+
+    @property
+    def variable_serialization_spec(self) -> dict[str | None, list[str]]:
+        """The order of variables in a file: Keras', then `amax`."""
+        spec = dict(super().variable_serialization_spec)
+        if self.recipe is not None:
+            spec[None] = [*spec[None], "amax"]
+        return spec
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads variables; a file without `amax` starts it from the kernel."""
+        plain = 1 if self.bias is None else 2
+        if self.amax is None or len(store) != plain:
+            super().load_own_variables(store)
+            return
+        kernel = tf.convert_to_tensor(store["0"])
+        amax = tf.stack([0.0, ops.amax(kernel), 0.0])
+        super().load_own_variables({**store, str(plain): amax})

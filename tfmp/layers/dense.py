@@ -1,0 +1,62 @@
+"""`Dense` and `EinsumDense` on FP8 operands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfmp.layers.contraction import Float8Contraction
+
+
+@keras.saving.register_keras_serializable("tfmp")
+class Dense(Float8Contraction, keras.layers.Dense):
+    """Keras' `Dense`, whose products run on FP8 operands.
+
+        y = activation(q(x * sx) @ q(kernel * sw) / (sx * sw) + bias)
+
+    under a policy with a recipe, such as `mixed_float8`; under any other
+    policy it is the Keras layer, bit for bit.
+
+    Args:
+        *args: those of `keras.layers.Dense`.
+        dtype: a policy or its name, also `"mixed_float8"`.
+        **kwargs: those of `keras.layers.Dense`.
+
+    Source: arXiv 2209.05433, section 3 (which operands are FP8).
+
+    >>> layer = Dense(4, dtype="mixed_float8")
+    >>> layer(keras.ops.ones([2, 8])).dtype
+    tf.bfloat16
+    >>> layer.amax.shape
+    (3,)
+    """
+
+    def equation_for(self, inputs: Any) -> str:
+        """Contracts the last axis of `inputs` with the first of `kernel`."""
+        return "...a,ab->...b"
+
+
+@keras.saving.register_keras_serializable("tfmp")
+class EinsumDense(Float8Contraction, keras.layers.EinsumDense):
+    """Keras' `EinsumDense`, whose products run on FP8 operands.
+
+        y = activation(
+            einsum(equation, q(x * sx), q(kernel * sw)) / (sx * sw) + bias)
+
+    under a policy with a recipe, such as `mixed_float8`; under any other
+    policy it is the Keras layer, bit for bit.
+
+    Args:
+        *args: those of `keras.layers.EinsumDense`.
+        dtype: a policy or its name, also `"mixed_float8"`.
+        **kwargs: those of `keras.layers.EinsumDense`.
+
+    >>> layer = EinsumDense("abc,cd->abd", (None, 4), dtype="mixed_float8")
+    >>> layer(keras.ops.ones([2, 3, 8])).shape
+    TensorShape([2, 3, 4])
+    """
+
+    def equation_for(self, inputs: Any) -> str:
+        """Returns the layer's own equation."""
+        return self.equation

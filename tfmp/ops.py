@@ -1,0 +1,191 @@
+"""Operators for users: products on FP8 operands, and FP8 numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfmp import contractions, equations, recipes
+from tfmp.quantization import (
+    dequantize,
+    max_ulp_error,
+    quantize,
+    saturation_share,
+    sqnr,
+    underflow_share,
+)
+from tfmp.scaling import amax, compute_scale
+
+__all__ = [
+    "amax",
+    "compute_scale",
+    "dequantize",
+    "einsum",
+    "matmul",
+    "max_ulp_error",
+    "quantize",
+    "saturation_share",
+    "sqnr",
+    "underflow_share",
+]
+
+
+def einsum(
+    equation: str,
+    a: Any,
+    b: Any,
+    *,
+    recipe: Any = None,
+    amax: Any = None,
+    training: bool = True,
+) -> tf.Tensor:
+    """Contracts two tensors on FP8 operands, with FP8 gradients.
+
+        y = einsum(equation, q(a * sa), q(b * sb)) / (sa * sb)
+
+    and the gradients of `a` and `b` by the same rule from `q(dy * sdy)`.
+
+    Args:
+        equation: einsum of two operands; every label is shared, summed over
+            in both, or kept in the result.  Ellipses broadcast.
+        a: the activation, role `"inputs"`: float32, bfloat16 or float16.
+        b: the weight, role `"kernel"`: of any of these dtypes.
+        recipe: a `tfmp.recipes` recipe or preset name; by default
+            `CurrentScaling()`, or `DelayedScaling()` if `amax` is given.
+        amax: float32 of shape `[3]`, for delayed scaling: the amax to assume
+            for `a`, `b` and the gradient of the result; zero means not
+            observed yet.  Its gradient is the amax observed in this step.
+        training: whether the observations come back to `amax`.  If not, a
+            role not observed yet uses its tensor's own amax.
+
+    Returns:
+        Tensor of the dtype of `a`.
+
+    Raises:
+        TypeError: if an argument has the wrong type or dtype.
+        ValueError: if the equation cannot be expressed as one product or does
+            not fit, or if `recipe` needs `amax` and there is none.
+
+    Source: arXiv 2209.05433, section 5 (scaling factors a tensor).
+
+    >>> x = tf.random.stateless_normal([4, 2, 8], seed=[0, 1])
+    >>> w = tf.random.stateless_normal([8, 3], seed=[0, 2])
+    >>> y = einsum("...a,ab->...b", x, w)
+    >>> bool(sqnr(tf.einsum("...a,ab->...b", x, w), y) > 20)
+    True
+    """
+    a, b = _operand("a", a), _operand("b", b)
+    parsed = equations.parse(equation, a.shape.as_list(), b.shape.as_list())
+    recipe = _recipe(recipe, amax)
+    return contractions.contract(
+        parsed.contraction,
+        _squeeze(a, parsed.lhs_squeeze),
+        _squeeze(b, parsed.rhs_squeeze),
+        recipe,
+        _amax(amax, recipe),
+        _flag("training", training),
+    )
+
+
+def matmul(
+    a: Any,
+    b: Any,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    recipe: Any = None,
+    amax: Any = None,
+    training: bool = True,
+) -> tf.Tensor:
+    """Multiplies matrices on FP8 operands, with FP8 gradients.
+
+        y = q(a * sa) @ q(b * sb) / (sa * sb)
+
+    Args:
+        a: the activation, of shape `[..., m, k]`, or `[..., k, m]` with
+            `transpose_a`: float32, bfloat16 or float16.
+        b: the weight, of shape `[..., k, n]`, or `[..., n, k]` with
+            `transpose_b`.  Leading axes broadcast.
+        transpose_a: whether `a` holds its matrices transposed.
+        transpose_b: whether `b` does.
+        recipe: see `einsum`.
+        amax: see `einsum`.
+        training: see `einsum`.
+
+    Returns:
+        Tensor of the dtype of `a` and of shape `[..., m, n]`.
+
+    Raises:
+        TypeError: if an argument has the wrong type or dtype.
+        ValueError: if the shapes do not fit, or if `recipe` needs `amax` and
+            there is none.
+
+    >>> amax = tf.Variable([0.0, 0.0, 0.0])
+    >>> x, w = tf.ones([2, 4]), tf.fill([4, 3], 0.5)
+    >>> with tf.GradientTape() as tape:
+    ...     loss = tf.reduce_sum(matmul(x, w, amax=amax))
+    >>> tape.gradient(loss, amax).numpy().tolist()
+    [1.0, 0.5, 1.0]
+    """
+    a, b = _operand("a", a), _operand("b", b)
+    equation = equations.matmul(
+        a.shape.rank,
+        b.shape.rank,
+        _flag("transpose_a", transpose_a),
+        _flag("transpose_b", transpose_b),
+    )
+    return einsum(equation, a, b, recipe=recipe, amax=amax, training=training)
+
+
+def _operand(name: str, x: Any) -> tf.Tensor:
+    x = tf.convert_to_tensor(x)
+    if x.dtype not in contractions.COMPUTE_DTYPES:
+        allowed = ", ".join(d.name for d in contractions.COMPUTE_DTYPES)
+        raise TypeError(
+            f"`{name}` must be of dtype {allowed}. "
+            f"Received: dtype {x.dtype.name}"
+        )
+    if x.shape.rank is None:
+        raise ValueError(
+            f"`{name}` must have a known rank; lengths may be unknown. "
+            f"Received: shape {x.shape}"
+        )
+    return x
+
+
+def _recipe(recipe: Any, amax: Any) -> recipes.Recipe:
+    if recipe is None:
+        recipe = "current" if amax is None else "delayed"
+    recipe = recipes.get(recipe)
+    if amax is None and any(recipe.is_delayed(r) for r in recipes.ROLES):
+        raise ValueError(
+            "`amax` must be given for a recipe with delayed scaling: a float32 "
+            f"tensor of shape [3]. Received: amax=None, recipe={recipe!r}"
+        )
+    return recipe
+
+
+def _amax(amax: Any, recipe: recipes.Recipe) -> tf.Tensor:
+    if amax is None:
+        return tf.zeros([3])
+    amax = tf.convert_to_tensor(amax)
+    if amax.dtype != tf.float32:
+        raise TypeError(
+            f"`amax` must be float32. Received: dtype {amax.dtype.name}"
+        )
+    if not amax.shape.is_compatible_with([3]):
+        raise ValueError(
+            f"`amax` must have shape [3]. Received: shape {amax.shape}"
+        )
+    return amax
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False. Received: {value!r}")
+    return value
+
+
+def _squeeze(x: tf.Tensor, axes: tuple[int, ...]) -> tf.Tensor:
+    return tf.squeeze(x, axes) if axes else x

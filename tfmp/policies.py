@@ -1,0 +1,182 @@
+"""Dtype policies: Keras' own, and `mixed_float8` with its recipe."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from tfmp import checks, recipes
+
+NAMES = (
+    "float32",
+    "float16",
+    "bfloat16",
+    "mixed_float16",
+    "mixed_bfloat16",
+    "mixed_float8",
+)
+
+# Keras rebuilds every stock layer here; see `Policy.quantization_mode`.
+_KERAS_FROM_CONFIG = keras.Operation.from_config.__func__.__code__
+
+
+@keras.saving.register_keras_serializable("tfmp")
+class Policy(keras.DTypePolicy):
+    """A Keras dtype policy; `mixed_float8` also carries a recipe.
+
+    | name             | compute  | variables | products of tfmp layers |
+    |------------------|----------|-----------|-------------------------|
+    | `float32`        | float32  | float32   | float32                 |
+    | `float16`        | float16  | float16   | float16                 |
+    | `bfloat16`       | bfloat16 | bfloat16  | bfloat16                |
+    | `mixed_float16`  | float16  | float32   | float16                 |
+    | `mixed_bfloat16` | bfloat16 | float32   | bfloat16                |
+    | `mixed_float8`   | bfloat16 | float32   | FP8, by the recipe      |
+
+    Under `mixed_float8` a stock Keras layer computes in bfloat16.
+
+    Args:
+        name: one of the names above.
+        recipe: for `mixed_float8`, a `tfmp.recipes` recipe or preset name;
+            `DelayedScaling()` by default.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if the name is unknown, or another policy than
+            `mixed_float8` is given a recipe.
+
+    >>> Policy("mixed_float8", recipe="current")
+    <Policy "mixed_float8", recipe=CurrentScaling()>
+    """
+
+    def __init__(self, name: str, recipe: Any = None) -> None:
+        checks.choice("name", name, NAMES)
+        if name != "mixed_float8" and recipe is not None:
+            raise ValueError(
+                "`recipe` must be None for a policy other than 'mixed_float8'. "
+                f"Received: name={name!r}, recipe={recipe!r}"
+            )
+        if name == "mixed_float8":
+            recipe = recipes.get("delayed" if recipe is None else recipe)
+        self._recipe = recipe
+        super().__init__(name)
+
+    def _parse_name(self, name: str) -> tuple[str, str]:
+        if name == "mixed_float8":
+            return "bfloat16", "float32"
+        return super()._parse_name(name)
+
+    @property
+    def recipe(self) -> recipes.Recipe | None:
+        """The recipe of `mixed_float8`; None for every other policy."""
+        return self._recipe
+
+    @property
+    def quantization_mode(self) -> str | None:
+        """None: Keras' own quantization is off.
+
+        `keras.Operation.from_config` reduces a policy to its name unless it
+        has a quantization mode, and cannot build it again from that.  It is
+        the only caller that gets an answer; the policy then reaches the layer
+        as it is.
+        """
+        asked_by = sys._getframe(1).f_code
+        return "float8" if asked_by is _KERAS_FROM_CONFIG else None
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments as JSON-serialisable values."""
+        recipe = self._recipe and recipes.serialize(self._recipe)
+        return {"name": self.name, "recipe": recipe}
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Policy)
+            and self.name == other.name
+            and self.recipe == other.recipe
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.name, self._recipe))
+
+    def __repr__(self) -> str:
+        recipe = f", recipe={self._recipe!r}" if self._recipe else ""
+        return f'<Policy "{self.name}"{recipe}>'
+
+
+def get(identifier: Any) -> keras.DTypePolicy:
+    """Finds a policy by value, name or serialised form.
+
+    A name of `NAMES` gives a `Policy`, any other what Keras makes of it; None
+    gives the global policy.
+
+    >>> get("mixed_float8").recipe
+    DelayedScaling()
+    """
+    if isinstance(identifier, str) and identifier in NAMES:
+        return Policy(identifier)
+    return keras.dtype_policies.get(identifier)
+
+
+def recipe_of(policy: keras.DTypePolicy) -> recipes.Recipe | None:
+    """Returns the recipe of a policy, None if it has none."""
+    return getattr(policy, "recipe", None)
+
+
+def set_global_policy(policy: Any) -> None:
+    """Sets the policy of all layers that are built without one.
+
+    Args:
+        policy: a `Policy`, any other Keras dtype policy, or a name.
+
+    Raises:
+        TypeError: if `policy` is neither a policy nor a name.
+        ValueError: if the name is unknown.
+
+    >>> set_global_policy("mixed_float8")
+    >>> global_policy().compute_dtype
+    'bfloat16'
+    >>> set_global_policy("float32")
+    """
+    keras.config.set_dtype_policy(_checked(policy))
+
+
+def global_policy() -> keras.DTypePolicy:
+    """Returns the policy of layers that are built without one.
+
+    >>> global_policy().name
+    'float32'
+    """
+    return keras.config.dtype_policy()
+
+
+@contextlib.contextmanager
+def policy_scope(policy: Any) -> Iterator[keras.DTypePolicy]:
+    """Sets the global policy within a `with` block, also if that fails.
+
+    Args:
+        policy: as for `set_global_policy`.
+
+    Yields:
+        The policy.
+
+    >>> with policy_scope("mixed_float16") as policy:
+    ...     layer = keras.layers.Dense(1)
+    >>> layer.compute_dtype, global_policy().name
+    ('float16', 'float32')
+    """
+    policy, before = _checked(policy), global_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield policy
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _checked(policy: Any) -> keras.DTypePolicy:
+    if isinstance(policy, keras.DTypePolicy):
+        return policy
+    return Policy(checks.choice("policy", policy, NAMES))

@@ -1,0 +1,186 @@
+"""From the absolute maximum of a tensor to the scale that quantizes it.
+
+    scale = 2**(floor(log2(max / amax)) - margin)
+
+maps `amax` into the upper half of a format's range.  Scales are powers of
+two, so that applying and removing them is exact (arXiv 2209.05433, section 5;
+OCP Microscaling Formats 1.0, section 5.2 uses the same exponents).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tensorflow as tf
+
+from tfmp import checks, formats
+
+MAX_EXPONENT = 126  # of a scale: its inverse is a normal float32 too
+
+# What to assume of a tensor that no step has seen yet, by role and format.
+# Gradients get the range of E5M2 from 1.5e-8 to 112; E4M3 has a narrower one,
+# and clipping a large gradient for one step loses less than a vanished one.
+PRIOR_AMAX = {
+    ("inputs", "E4M3"): 56.0,
+    ("inputs", "E5M2"): 56.0,
+    ("kernel", "E4M3"): 1.75,
+    ("kernel", "E5M2"): 1.75,
+    ("grads", "E4M3"): 0.21875,
+    ("grads", "E5M2"): 112.0,
+}
+
+
+def amax(x: Any) -> tf.Tensor:
+    """Returns the absolute maximum: `max(abs(x))`.
+
+    Magnitudes are compared as integers, which order as the floats do with NaN
+    above infinity, so that a NaN is never lost, eager or compiled.
+
+    Args:
+        x: floating-point tensor of any shape.
+
+    Returns:
+        float32 scalar; 0 for an empty tensor, infinite if `x` has an infinity
+        and NaN if it has a NaN.
+
+    Raises:
+        TypeError: if `x` is not floating-point.
+
+    >>> float(amax([1.0, -3.0]))
+    3.0
+    """
+    x = as_float32("x", x)
+    bits = tf.bitcast(tf.abs(x), tf.int32)
+    return tf.bitcast(tf.maximum(tf.reduce_max(bits), 0), tf.float32)
+
+
+def compute_scale(
+    amax: Any, dtype: Any, margin: int = 0, power_of_two: bool = True
+) -> tf.Tensor:
+    """Returns the factor that brings `amax` to the top of a format.
+
+        scale = max / amax * 2**-margin
+
+    rounded down to a power of two unless told otherwise, and kept within
+    2**-126 to 2**126.
+
+    Args:
+        amax: absolute maximum, float32 of any shape.
+        dtype: the target format: a `tfmp.formats.Format`, its name or dtype.
+        margin: powers of two to stay below the maximum, from 0 to 16.
+        power_of_two: whether the scale is rounded down to a power of two.
+
+    Returns:
+        float32 of the shape of `amax`; 1 where `amax` is zero, negative or
+        not finite.
+
+    Raises:
+        TypeError: if `margin` or `power_of_two` has the wrong type.
+        ValueError: if `margin` is out of range, or `dtype` unknown.
+
+    >>> float(compute_scale(3.0, "E4M3"))
+    128.0
+    >>> float(compute_scale(3.5, "E4M3", margin=1))
+    64.0
+    """
+    target = formats.get(dtype)
+    checks.integer("margin", margin, 0, 16)
+    if not isinstance(power_of_two, bool):
+        raise TypeError(
+            f"`power_of_two` must be True or False. Received: {power_of_two!r}"
+        )
+    amax = as_float32("amax", amax)
+    if power_of_two:
+        return exp2(scale_exponent(amax, target, margin))
+    scale = tf.math.divide_no_nan(target.max * 2.0**-margin, amax)
+    limit = 2.0**MAX_EXPONENT
+    scale = tf.clip_by_value(scale, 1 / limit, limit)
+    return tf.where(is_observed(amax), scale, tf.ones_like(scale))
+
+
+def scale_exponent(
+    amax: tf.Tensor, target: formats.Format, margin: int
+) -> tf.Tensor:
+    """Returns the exponent of `compute_scale`'s power of two.
+
+        floor(log2(max / amax)) - margin
+
+    Exact for every float32: it works on the exponent and mantissa fields.
+
+    Args:
+        amax: float32 of any shape.
+        target: the format.
+        margin: powers of two to stay below its maximum.
+
+    Returns:
+        int32 of the shape of `amax`, from -126 to 126; 0 where `amax` is not
+        positive and finite.
+    """
+    bits = tf.bitcast(amax, tf.int32)
+    exponent = tf.bitwise.right_shift(bits, 23) - 127
+    fraction, _ = math.frexp(target.max)
+    top_mantissa = int((2 * fraction - 1) * 2**23)
+    above = tf.cast((bits & 0x7FFFFF) > top_mantissa, tf.int32)
+    power = target.max_exponent - margin - exponent - above
+    power = tf.clip_by_value(power, -MAX_EXPONENT, MAX_EXPONENT)
+    return tf.where(is_observed(amax), power, tf.zeros_like(power))
+
+
+def exp2(exponent: tf.Tensor) -> tf.Tensor:
+    """Returns `2**exponent` exactly, for float32's normal range.
+
+    Args:
+        exponent: int32; above 127 it counts as 127, and below -126 the result
+            is zero.
+
+    Returns:
+        float32 of the same shape.
+    """
+    biased = tf.clip_by_value(exponent, -127, 127) + 127
+    return tf.bitcast(tf.bitwise.left_shift(biased, 23), tf.float32)
+
+
+def is_observed(amax: tf.Tensor) -> tf.Tensor:
+    """Whether an amax is usable: positive and finite."""
+    return (amax > 0) & (amax < math.inf)
+
+
+def push(history: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:
+    """Puts an observation in front of a history and drops the oldest.
+
+    Args:
+        history: float32 of shape `[steps, ...]`, the newest first.
+        observed: float32 of the shape of one step.
+    """
+    return tf.concat([observed[tf.newaxis], history[:-1]], axis=0)
+
+
+def window_amax(history: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    """Returns the maximum of the steps that a window covers.
+
+    Args:
+        history: float32 of shape `[steps, tensors, ...]`.
+        window: bool of shape `[steps, tensors]`.
+
+    Returns:
+        float32 of shape `[tensors, ...]`.
+    """
+    while window.shape.rank < history.shape.rank:
+        window = window[..., tf.newaxis]
+    return tf.reduce_max(tf.where(window, history, 0.0), axis=0)
+
+
+def as_float32(name: str, x: Any) -> tf.Tensor:
+    """Converts to a float32 tensor.
+
+    Raises:
+        TypeError: if `x` is not floating-point.
+    """
+    x = tf.convert_to_tensor(x)
+    if not x.dtype.is_floating or x.dtype.size < 2:
+        raise TypeError(
+            f"`{name}` must be float16, bfloat16, float32 or float64. "
+            f"Received: dtype {x.dtype.name}"
+        )
+    return tf.cast(x, tf.float32)
