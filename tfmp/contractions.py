@@ -165,7 +165,7 @@ class _Program:
         product repeats the arithmetic and slices `amax` again.
         """
         exponents = {
-            role: self.exponent(role, _known(amax, role, self.prior(role)))
+            role: self.exponent(role, self.assumed(role, amax))
             for role in recipes.ROLES
             if self.training
             and self.recipe.is_delayed(role)
@@ -183,9 +183,12 @@ class _Program:
         flat = stablehlo.barrier(*tf.nest.flatten(known))
         return tf.nest.pack_sequence_as(known, flat)
 
-    def prior(self, role: str) -> float:
-        """Returns the amax to assume of a role that no step has seen."""
-        return scaling.PRIOR_AMAX[role, self.recipe.format(role).name]
+    def assumed(
+        self, role: str, amax: tf.Tensor, observed: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Returns the amax of delayed scaling for a role."""
+        target = self.recipe.format(role)
+        return scaling.assumed_amax(amax, role, target, observed)
 
     def exponent(self, role: str, amax: tf.Tensor) -> tf.Tensor:
         """Returns the exponent of the role's scale for an amax."""
@@ -201,8 +204,9 @@ class _Program:
         observed = scaling.amax(x)
         scale = scales.scales.get(role)
         if scale is None:
-            delayed = self.recipe.is_delayed(role)
-            assumed = _known(amax, role, observed) if delayed else observed
+            assumed = observed
+            if self.recipe.is_delayed(role):
+                assumed = self.assumed(role, amax, observed)
             scale = scaling.exp2(self.exponent(role, assumed))
         low = quantization.quantize(x, scale, self.recipe.format(role))
         return Operand(low, scale), observed
@@ -239,11 +243,6 @@ class _Program:
         if contraction.permutation != tuple(range(len(contraction.out))):
             result = tf.transpose(result, contraction.permutation)
         return tf.cast(result, dtype)
-
-
-def _known(amax: tf.Tensor, role: str, otherwise: Any) -> tf.Tensor:
-    known = amax[recipes.ROLES.index(role)]
-    return tf.where(scaling.is_observed(known), known, otherwise)
 
 
 def _wide(dtype: tf.DType) -> tf.DType:

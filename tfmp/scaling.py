@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmp import checks, formats
+from tfmp import checks, formats, recipes
 
 MAX_EXPONENT = 126  # of a scale: its inverse is a normal float32 too
 
@@ -34,15 +34,14 @@ PRIOR_AMAX = {
 def amax(x: Any) -> tf.Tensor:
     """Returns the absolute maximum: `max(abs(x))`.
 
-    Magnitudes are compared as integers, which order as the floats do with NaN
-    above infinity, so that a NaN is never lost, eager or compiled.
+    A NaN counts as infinite: a maximum compiled by XLA may drop NaN.
 
     Args:
         x: floating-point tensor of any shape.
 
     Returns:
         float32 scalar; 0 for an empty tensor, infinite if `x` has an infinity
-        and NaN if it has a NaN.
+        or a NaN.
 
     Raises:
         TypeError: if `x` is not floating-point.
@@ -51,8 +50,8 @@ def amax(x: Any) -> tf.Tensor:
     3.0
     """
     x = as_float32("x", x)
-    bits = tf.bitcast(tf.abs(x), tf.int32)
-    return tf.bitcast(tf.maximum(tf.reduce_max(bits), 0), tf.float32)
+    magnitude = tf.where(tf.math.is_nan(x), math.inf, tf.abs(x))
+    return tf.maximum(tf.reduce_max(magnitude), 0.0)
 
 
 def compute_scale(
@@ -144,6 +143,26 @@ def exp2(exponent: tf.Tensor) -> tf.Tensor:
 def is_observed(amax: tf.Tensor) -> tf.Tensor:
     """Whether an amax is usable: positive and finite."""
     return (amax > 0) & (amax < math.inf)
+
+
+def assumed_amax(
+    amax: tf.Tensor, role: str, target: formats.Format, observed: Any = None
+) -> tf.Tensor:
+    """Returns the amax that delayed scaling uses for a role.
+
+    Args:
+        amax: float32 of shape `[..., 3]`, one entry a role.
+        role: `"inputs"`, `"kernel"` or `"grads"`.
+        target: the role's format.
+        observed: what to use where `amax` has no observation, float32 scalar;
+            by default a prior for the role and format.
+
+    Returns:
+        float32 of shape `[...]`.
+    """
+    known = amax[..., recipes.ROLES.index(role)]
+    otherwise = PRIOR_AMAX[role, target.name] if observed is None else observed
+    return tf.where(is_observed(known), known, otherwise)
 
 
 def push(history: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:
