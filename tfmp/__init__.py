@@ -1,6 +1,6 @@
 """Mixed-precision and FP8 training for Keras on TensorFlow."""
 
-from tfmp import formats, layers, ops, recipes
+from tfmp import formats, layers, ops, optimizers, recipes
 from tfmp.policies import (
     Policy,
     global_policy,
@@ -16,6 +16,7 @@ __all__ = [
     "global_policy",
     "layers",
     "ops",
+    "optimizers",
     "policy_scope",
     "recipes",
     "set_global_policy",

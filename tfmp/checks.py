@@ -56,6 +56,17 @@ def number(name: str, value: object, low: float, high: float) -> float:
     return float(value)
 
 
+def boolean(name: str, value: object) -> bool:
+    """Returns `value` if it is True or False.
+
+    Raises:
+        TypeError: if it is anything else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False. Received: {value!r}")
+    return value
+
+
 def names(
     name: str, value: object, allowed: tuple[str, ...]
 ) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmp import contractions, equations, recipes
+from tfmp import checks, contractions, equations, recipes
 from tfmp.quantization import (
     dequantize,
     max_ulp_error,
@@ -84,7 +84,7 @@ def einsum(
         _squeeze(b, parsed.rhs_squeeze),
         recipe,
         _amax(amax, recipe),
-        _flag("training", training),
+        checks.boolean("training", training),
     )
 
 
@@ -132,8 +132,8 @@ def matmul(
     equation = equations.matmul(
         a.shape.rank,
         b.shape.rank,
-        _flag("transpose_a", transpose_a),
-        _flag("transpose_b", transpose_b),
+        checks.boolean("transpose_a", transpose_a),
+        checks.boolean("transpose_b", transpose_b),
     )
     return einsum(equation, a, b, recipe=recipe, amax=amax, training=training)
 
@@ -179,12 +179,6 @@ def _amax(amax: Any, recipe: recipes.Recipe) -> tf.Tensor:
             f"`amax` must have shape [3]. Received: shape {amax.shape}"
         )
     return amax
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"`{name}` must be True or False. Received: {value!r}")
-    return value
 
 
 def _squeeze(x: tf.Tensor, axes: tuple[int, ...]) -> tf.Tensor:

@@ -85,10 +85,7 @@ def compute_scale(
     """
     target = formats.get(dtype)
     checks.integer("margin", margin, 0, 16)
-    if not isinstance(power_of_two, bool):
-        raise TypeError(
-            f"`power_of_two` must be True or False. Received: {power_of_two!r}"
-        )
+    checks.boolean("power_of_two", power_of_two)
     amax = as_float32("amax", amax)
     if power_of_two:
         return exp2(scale_exponent(amax, target, margin))

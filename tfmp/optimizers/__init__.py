@@ -1,0 +1,5 @@
+"""Optimizers that keep the loss scale and the FP8 state."""
+
+from tfmp.optimizers.loss_scale import LossScaleOptimizer
+
+__all__ = ["LossScaleOptimizer"]
