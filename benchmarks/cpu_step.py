@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pathlib
 import platform
 import time
 
@@ -109,8 +110,7 @@ def main() -> None:
             "date": time.strftime("%Y-%m-%d"),
             "command": "python benchmarks/cpu_step.py",
         }
-        with open(args.json, "w") as file:
-            json.dump(result, file, indent=1)
+        pathlib.Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

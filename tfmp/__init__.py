@@ -1,6 +1,7 @@
 """Mixed-precision and FP8 training for Keras on TensorFlow."""
 
-from tfmp import formats, layers, ops, optimizers, recipes
+from tfmp import callbacks, formats, layers, ops, optimizers, recipes
+from tfmp.configuration import Configuration, configure
 from tfmp.policies import (
     Policy,
     global_policy,
@@ -11,7 +12,10 @@ from tfmp.policies import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "Configuration",
     "Policy",
+    "callbacks",
+    "configure",
     "formats",
     "global_policy",
     "layers",

@@ -35,7 +35,9 @@ def integer(name: str, value: object, low: int, high: float = math.inf) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"`{name}` must be an integer. Received: {value!r}")
     if not low <= value <= high:
-        limits = f"from {low} to {high}" if high < math.inf else f"{low} or more"
+        limits = (
+            f"from {low} to {high}" if high < math.inf else f"{low} or more"
+        )
         raise ValueError(f"`{name}` must be {limits}. Received: {value!r}")
     return value
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -134,7 +134,9 @@ class _Program:
             low = self.recipe.in_float8(product)
             return (low_inputs, low_kernel) if low else wide
 
-        result = self.product("output", *operands("output"), inputs.dtype, scales)
+        result = self.product(
+            "output", *operands("output"), inputs.dtype, scales
+        )
         saved = Saved(
             operands("kernel_grad")[0], operands("input_grad")[1], scales
         )

@@ -121,7 +121,9 @@ def parse(equation: str, lhs_shape: Shape, rhs_shape: Shape) -> Parsed:
     lhs, rhs, out = _split(equation)
     lhs, lhs_dots = _expand(equation, "first", lhs, len(lhs_shape))
     rhs, rhs_dots = _expand(equation, "second", rhs, len(rhs_shape))
-    out = _expand_result(equation, lhs, rhs, out, max(lhs_dots, rhs_dots, key=len))
+    out = _expand_result(
+        equation, lhs, rhs, out, max(lhs_dots, rhs_dots, key=len)
+    )
     _check_labels(equation, lhs, rhs, out)
     lhs_drop, rhs_drop = _broadcast(equation, lhs, rhs, lhs_shape, rhs_shape)
     return Parsed(
@@ -175,9 +177,7 @@ def _split(equation: str) -> tuple[str, str, str | None]:
     return operands[0], operands[1], result if arrow else None
 
 
-def _expand(
-    equation: str, which: str, term: str, rank: int
-) -> tuple[str, str]:
+def _expand(equation: str, which: str, term: str, rank: int) -> tuple[str, str]:
     """Replaces an ellipsis by the upper-case labels of its axes.
 
     Ellipsis axes align at the right, so the last is always labelled alike.

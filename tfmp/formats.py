@@ -110,7 +110,9 @@ def get(identifier: object) -> Format:
     """
     if isinstance(identifier, Format):
         return identifier
-    name = identifier if isinstance(identifier, str) else _dtype_name(identifier)
+    name = (
+        identifier if isinstance(identifier, str) else _dtype_name(identifier)
+    )
     for known in ALL:
         if name.lower() in (known.name.lower(), known.dtype):
             return known

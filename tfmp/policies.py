@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import sys
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +20,7 @@ NAMES = (
     "mixed_float8",
 )
 
-# Keras rebuilds every stock layer here; see `Policy.quantization_mode`.
+# Keras rebuilds every stock layer here; see `Policy.name`.
 _KERAS_FROM_CONFIG = keras.Operation.from_config.__func__.__code__
 
 
@@ -63,6 +63,8 @@ class Policy(keras.DTypePolicy):
         if name == "mixed_float8":
             recipe = recipes.get("delayed" if recipe is None else recipe)
         self._recipe = recipe
+        # `DTypePolicyMap.get_config` sets `_name` of its entries to None.
+        self._own_name = name
         super().__init__(name)
 
     def _parse_name(self, name: str) -> tuple[str, str]:
@@ -71,21 +73,25 @@ class Policy(keras.DTypePolicy):
         return super()._parse_name(name)
 
     @property
+    def name(self) -> str:
+        """The name, one of the table's.
+
+        `keras.Operation.from_config` reduces a policy to its name, and cannot
+        build it again from that.  It is the only caller that gets the
+        serialised policy instead, which every layer takes as its `dtype`.
+        (The policy itself would do, but not where Keras generates a layer's
+        config: that is of plain values only.)
+        """
+        frame = inspect.currentframe()
+        caller = frame and frame.f_back
+        if caller and caller.f_code is _KERAS_FROM_CONFIG:
+            return keras.dtype_policies.serialize(self)
+        return self._own_name
+
+    @property
     def recipe(self) -> recipes.Recipe | None:
         """The recipe of `mixed_float8`; None for every other policy."""
         return self._recipe
-
-    @property
-    def quantization_mode(self) -> str | None:
-        """None: Keras' own quantization is off.
-
-        `keras.Operation.from_config` reduces a policy to its name unless it
-        has a quantization mode, and cannot build it again from that.  It is
-        the only caller that gets an answer; the policy then reaches the layer
-        as it is.
-        """
-        asked_by = sys._getframe(1).f_code
-        return "float8" if asked_by is _KERAS_FROM_CONFIG else None
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as JSON-serialisable values."""

@@ -61,6 +61,10 @@ class Recipe:
         TypeError: if an argument has the wrong type.
         ValueError: if an argument is out of its range, or if an FP8 product
             would multiply E5M2 by E5M2, which no GPU library has.
+
+    >>> recipe = CurrentScaling(high_precision=("kernel_grad",))
+    >>> recipe.in_float8("output"), recipe.in_float8("kernel_grad")
+    (True, False)
     """
 
     margin: int = 0
@@ -76,7 +80,9 @@ class Recipe:
         checks.integer("margin", self.margin, 0, 16)
         checks.choice("fp8_format", self.fp8_format, tuple(FP8_FORMATS))
         for role, default in FP8_FORMATS[self.fp8_format].items():
-            name = default if getattr(self, role) is None else getattr(self, role)
+            name = (
+                default if getattr(self, role) is None else getattr(self, role)
+            )
             object.__setattr__(self, role, _float8_name(role, name))
         products = checks.names("high_precision", self.high_precision, PRODUCTS)
         object.__setattr__(self, "high_precision", products)
@@ -115,20 +121,41 @@ class Recipe:
 
     def as_current(self) -> CurrentScaling:
         """Returns the same formats and products with current scaling."""
-        shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(Recipe)}
+        shared = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(Recipe)
+        }
         return CurrentScaling(**shared)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the fields as JSON-serialisable values."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(type(self))}
+        values = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(type(self))
+        }
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Recipe:
-        """Rebuilds a recipe from `get_config()`."""
+    def from_config(cls, config: Any) -> Recipe:
+        """Rebuilds a recipe from `get_config()`.
+
+        Raises:
+            TypeError: if `config` is not a dictionary.
+            ValueError: if it has a key that is no field.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(config, dict):
+            raise TypeError(
+                f"`config` must be a dictionary with keys out of {known}. "
+                f"Received: {config!r}"
+            )
+        if not config.keys() <= set(known):
+            raise ValueError(
+                f"`config` must have keys out of {known}. "
+                f"Received: {config!r}"
+            )
         return cls(**config)
 
     def __repr__(self) -> str:
@@ -233,11 +260,15 @@ def get(identifier: object) -> Recipe:
 
 
 def serialize(recipe: Recipe) -> dict[str, Any]:
-    """Returns `{"class_name", "config"}`, which `get` turns back."""
+    """Returns `{"class_name", "config"}`, which `get` turns back.
+
+    >>> get(serialize(DelayedScaling(margin=1)))
+    DelayedScaling(margin=1)
+    """
     return {"class_name": type(recipe).__name__, "config": recipe.get_config()}
 
 
 def _deserialize(config: dict[str, Any]) -> Recipe:
     classes = {c.__name__: c for c in (DelayedScaling, CurrentScaling)}
-    checks.choice("class_name", config.get("class_name"), tuple(classes))
-    return classes[config["class_name"]].from_config(config["config"])
+    name = checks.choice("class_name", config.get("class_name"), classes)
+    return classes[name].from_config(config.get("config"))

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
 from tfmp import ops, policies, recipes
 
+if TYPE_CHECKING:
+    from keras.layers import Layer as Base
+else:
+    Base = object
 
-class Float8Contraction:
+
+def is_amax(variable: Any) -> bool:
+    """Whether a variable is the FP8 state of a tfmp layer."""
+    return isinstance(getattr(variable, "recipe", None), recipes.Recipe)
+
+
+class Float8Contraction(Base):
     """Mixin for a Keras layer of one kernel; put it before the Keras class.
 
     With a policy that has a recipe, the layer owns one more variable, `amax`,
@@ -19,10 +29,10 @@ class Float8Contraction:
     the optimizer writes it back.  Without a recipe the layer is the Keras
     layer.
 
-    A class that uses it says in `equation_for(inputs)` what is contracted.
+    A class that uses it names its einsum equation: `contraction_equation`.
     """
 
-    amax: keras.Variable | None = None
+    amax: Any = None
 
     def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, dtype=policies.get(dtype), **kwargs)
@@ -35,13 +45,19 @@ class Float8Contraction:
             policy = policy[self.path] if self.path else policy.default_policy
         return policies.recipe_of(policy)
 
+    @property
+    def contraction_equation(self) -> str:
+        """The einsum equation of inputs and kernel."""
+        raise NotImplementedError
+
     def build(self, input_shape: Any) -> None:
         """Creates the layer's variables, `amax` last."""
         if self.recipe is None:
             super().build(input_shape)
             return
         # Keras' build would lock the layer as it enables LoRA.
-        lora_rank, self.lora_rank = self.lora_rank, None
+        lora_rank = self.lora_rank
+        self.lora_rank: Any = None
         super().build(input_shape)
         self.amax = self.add_weight(
             name="amax",
@@ -57,7 +73,7 @@ class Float8Contraction:
             self.enable_lora(lora_rank, lora_alpha=self.lora_alpha)
 
     def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
-        """Adds a variable; the kernel stays in its own dtype until quantized."""
+        """Adds a variable; a kernel is quantized from its own dtype."""
         if self.recipe is not None and kwargs.get("name") == "kernel":
             kwargs["autocast"] = False
         return super().add_weight(*args, **kwargs)
@@ -68,37 +84,28 @@ class Float8Contraction:
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Contracts, adds the bias and applies the activation."""
-        if self.recipe is None:
+        recipe = self.recipe
+        if recipe is None:
             return super().call(inputs, training=training)
-        x = self._contract(inputs, training is not False)
+        # Without observations, as when frozen, it scales by its tensors.
+        observed = self.amax is not None and self.amax.trainable
+        x = ops.einsum(
+            self.contraction_equation,
+            inputs,
+            self.kernel,
+            recipe=recipe if observed else recipe.as_current(),
+            amax=self.amax if observed else None,
+            training=training is not False,
+        )
         if self.bias is not None:
             x = keras.ops.add(x, self.bias)
         return x if self.activation is None else self.activation(x)
-
-    def _contract(self, inputs: Any, training: bool) -> Any:
-        """A frozen layer has no observations: it scales by its tensors."""
-        if keras.backend.is_keras_tensor(inputs):
-            shape = self.compute_output_shape(inputs.shape)
-            return keras.KerasTensor(shape, dtype=self.compute_dtype)
-        observed = self.amax.trainable
-        return ops.einsum(
-            self.equation_for(inputs),
-            inputs,
-            self.kernel,
-            recipe=self.recipe if observed else self.recipe.as_current(),
-            amax=self.amax if observed else None,
-            training=training,
-        )
-
-    def equation_for(self, inputs: Any) -> str:
-        """Returns the einsum equation of inputs and kernel."""
-        raise NotImplementedError
 
     @property
     def variable_serialization_spec(self) -> dict[str | None, list[str]]:
         """The order of variables in a file: Keras', then `amax`."""
         spec = dict(super().variable_serialization_spec)
-        if self.recipe is not None:
+        if self.amax is not None:
             spec[None] = [*spec[None], "amax"]
         return spec
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from tfmp.layers.contraction import Float8Contraction
@@ -29,11 +27,12 @@ class Dense(Float8Contraction, keras.layers.Dense):
     >>> layer(keras.ops.ones([2, 8])).dtype
     tf.bfloat16
     >>> layer.amax.shape
-    (3,)
+    TensorShape([3])
     """
 
-    def equation_for(self, inputs: Any) -> str:
-        """Contracts the last axis of `inputs` with the first of `kernel`."""
+    @property
+    def contraction_equation(self) -> str:
+        """The last axis of the inputs with the first of the kernel."""
         return "...a,ab->...b"
 
 
@@ -57,6 +56,7 @@ class EinsumDense(Float8Contraction, keras.layers.EinsumDense):
     TensorShape([2, 3, 4])
     """
 
-    def equation_for(self, inputs: Any) -> str:
-        """Returns the layer's own equation."""
+    @property
+    def contraction_equation(self) -> str:
+        """The layer's own equation."""
         return self.equation

@@ -9,13 +9,9 @@ import keras
 import tensorflow as tf
 
 from tfmp import recipes, scaling
+from tfmp.layers.contraction import is_amax
 
 GRADS = recipes.ROLES.index("grads")
-
-
-def is_amax(variable: Any) -> bool:
-    """Whether a variable is the FP8 state of a tfmp layer."""
-    return isinstance(getattr(variable, "recipe", None), recipes.Recipe)
 
 
 class AmaxHistory:
@@ -45,7 +41,7 @@ class AmaxHistory:
         self.variables = [v for v in self.trainable if is_amax(v)]
         self.rows = {id(v): row for row, v in enumerate(self.variables)}
         self.lengths = [_window_length(v.recipe) for v in self.variables]
-        self.history: keras.Variable | None = None
+        self.history: Any = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -72,7 +68,17 @@ class AmaxHistory:
 
         Returns:
             float32 of shape `[variables, 3]`.
+
+        Raises:
+            ValueError: if a variable is none of this history's.
         """
+        for _, variable in pairs:
+            if id(variable) not in self.rows:
+                raise ValueError(
+                    "`trainable_variables` must be those that the optimizer "
+                    "was built with; for others, make a new optimizer. "
+                    f"Received: unknown variable '{variable.path}'"
+                )
         given = {self.rows[id(v)]: g for g, v in pairs if g is not None}
         nothing = tf.zeros([len(recipes.ROLES)])
         rows = [given.get(row, nothing) for row in self.rows.values()]
@@ -98,11 +104,12 @@ class AmaxHistory:
 
     def _write(self, history: tf.Tensor, factor: Any) -> None:
         by_role = tf.stack([1.0, 1.0, factor])
-        history = history * by_role
+        history = tf.minimum(history * by_role, tf.float32.max)
         steps = tf.range(self.shape[0])[:, tf.newaxis]
         window = scaling.window_amax(history, steps < self.lengths)
         values = tf.stack([tf.convert_to_tensor(v) for v in self.variables])
-        values = tf.where(window > 0, window, values * by_role)
+        scaled = tf.minimum(values * by_role, tf.float32.max)
+        values = tf.where(window > 0, window, scaled)
         self.history.assign(history)
         rows = tf.unstack(values)
         for variable, value in zip(self.variables, rows, strict=True):

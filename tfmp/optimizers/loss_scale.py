@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,8 @@ import keras
 import tensorflow as tf
 
 from tfmp import checks
-from tfmp.optimizers.amax_history import AmaxHistory, is_amax
+from tfmp.layers.contraction import is_amax
+from tfmp.optimizers.amax_history import AmaxHistory
 
 
 @keras.saving.register_keras_serializable("tfmp")
@@ -54,6 +56,8 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
     >>> float(model.optimizer.dynamic_scale)
     2.0
     """
+
+    _amax: Any = None
 
     def __init__(
         self,
@@ -115,7 +119,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
     @property
     def amax_history(self) -> keras.Variable | None:
         """float32 of shape `[steps, layers, 3]`, newest first; None if none."""
-        return self._amax.history if self.built else None
+        return self._amax.history if self._amax else None
 
     def apply(
         self, grads: Sequence[Any], trainable_variables: Any = None
@@ -127,11 +131,19 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
                 none.
             trainable_variables: the variables; by default those that the
                 optimizer was built with.
+
+        Raises:
+            ValueError: if there is not one gradient for each variable, or
+                the optimizer was not built with one of the variables.
         """
-        if not self.built:
-            self.build(list(trainable_variables))
-            self.built = True
+        if self._amax is None:
+            self.build(_checked_variables(trainable_variables))
         variables = trainable_variables or self._amax.trainable
+        if len(grads) != len(variables):
+            raise ValueError(
+                "`grads` must have one entry for each variable. Received: "
+                f"{len(grads)} for {len(variables)} variables"
+            )
         pairs = list(zip(grads, variables, strict=True))
         observed = self._amax.observed([p for p in pairs if is_amax(p[1])])
         rest = [p for p in pairs if not is_amax(p[1])]
@@ -139,9 +151,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         verdict = self._verdict(gradients, tf.reshape(observed, [-1]))
         self._tf_apply([*gradients, verdict], [v for _, v in rest])
 
-    def _verdict(
-        self, gradients: list[Any], observed: tf.Tensor
-    ) -> tf.Tensor:
+    def _verdict(self, gradients: list[Any], observed: tf.Tensor) -> tf.Tensor:
         """Returns the observations, not finite if the step must be skipped.
 
         Replicas see different data: each takes the maximum of all, and one
@@ -160,14 +170,23 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
     ) -> None:
         *grads, verdict = grads
         scale = tf.convert_to_tensor(self.dynamic_scale)
+        if not self.dynamic:
+            scale = tf.constant(self.initial_scale)
         if self.dynamic or self.initial_scale != 1.0:
-            grads = [g if g is None else keras.ops.divide(g, scale) for g in grads]
+            grads = [
+                g
+                if g is None or self._overwrite_variable_with_gradient(v)
+                else keras.ops.divide(g, scale)
+                for g, v in zip(grads, trainable_variables, strict=True)
+            ]
         self.inner_optimizer.apply(grads, trainable_variables)
         counter = tf.convert_to_tensor(self.step_counter) + 1
         grow = counter >= self.growth_steps
         larger = tf.minimum(scale * self.growth_factor, self.max_scale)
         factor = self._change_scale(scale, tf.where(grow, larger, scale))
-        self.step_counter.assign(tf.where(grow, tf.zeros_like(counter), counter))
+        self.step_counter.assign(
+            tf.where(grow, tf.zeros_like(counter), counter)
+        )
         if self._amax.variables:
             _, *row = self._amax.shape
             observed = tf.reshape(verdict[: math.prod(row)], row)
@@ -188,6 +207,12 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
             return 1.0
         self.dynamic_scale.assign(target)
         return target / scale
+
+    def scale_loss(self, loss: Any) -> Any:
+        """Multiplies the loss by the scale; a static one is a constant."""
+        if self.dynamic:
+            return super().scale_loss(loss)
+        return keras.ops.multiply(loss, self.initial_scale)
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Writes the inner optimizer's averages at the end of training."""
@@ -214,7 +239,17 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         cls, config: dict[str, Any], custom_objects: Any = None
     ) -> LossScaleOptimizer:
         """Rebuilds the optimizer from `get_config()`."""
-        return super().from_config({**config}, custom_objects=custom_objects)
+        config = copy.deepcopy(config)  # Keras writes into it
+        return super().from_config(config, custom_objects=custom_objects)
+
+
+def _checked_variables(variables: Any) -> list[Any]:
+    if not variables:
+        raise ValueError(
+            "`trainable_variables` must be given unless the optimizer is "
+            f"built. Received: {variables!r}"
+        )
+    return list(variables)
 
 
 def _checked_inner(inner: Any) -> keras.optimizers.Optimizer:

@@ -1,0 +1,332 @@
+"""Fashion-MNIST in four precisions: accuracy, step time and every FP8 scale.
+
+    python examples/fashion_mnist.py           # the shipped subset, 2 minutes
+    python examples/fashion_mnist.py --full    # all 70,000 images
+
+A dense network trains under each policy; a seed gives all of them the same
+initial weights and the same batches.  At the end: a table, also of what ran in
+which precision, and in --output a picture and all numbers; see README.md.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import pathlib
+import re
+import sys
+import time
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import fashion_mnist_data as data
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import tfmp
+from tfmp import callbacks, recipes
+
+POLICIES = ("float32", "mixed_bfloat16", "mixed_float16", "mixed_float8")
+LINES = (("0.8", 9), ("tab:blue", 5.5), ("tab:green", 3), ("black", 1))
+XLA_TYPES = {"f8E4M3FN": "E4M3", "f8E5M2": "E5M2"}
+DOT = r"stablehlo\.dot.* : \(tensor<(?:\d+x)*(\w+)>, tensor<(?:\d+x)*(\w+)>\)"
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    flags.DEFINE_list("policies", list(POLICIES), "Of these, in this order.")
+    flags.DEFINE_integer("seeds", 3, "Runs of each policy.", lower_bound=1)
+    flags.DEFINE_integer("epochs", 8, "Epochs of each run.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 128, "Images a step.", lower_bound=1)
+    flags.DEFINE_float("learning_rate", 1e-3, "At the start; falls to zero.")
+    flags.DEFINE_bool("full", False, "All 70,000 images, not the subset.")
+    flags.DEFINE_string("data_dir", None, "Folder of all images; with --full.")
+    flags.DEFINE_string("output", "logs/fashion_mnist", "Folder to write to.")
+    flags.DEFINE_bool("jit_compile", True, "Compile the model with XLA.")
+    flags.register_validator(
+        "policies",
+        lambda names: 0 < len(names) == len(set(names) & set(POLICIES)),
+        f"must be different names out of {','.join(POLICIES)}",
+    )
+    flags.register_validator(
+        "learning_rate", lambda rate: 0 < rate < 1, "must be between 0 and 1"
+    )
+
+
+def make_model() -> keras.Model:
+    """Builds the network under the global policy.
+
+    The last layer is Keras' own: it computes in bfloat16 under mixed_float8,
+    as is usual for the layer that makes the logits.
+    """
+    return keras.Sequential(
+        [
+            keras.Input([28, 28]),
+            keras.layers.Flatten(),
+            tfmp.layers.Dense(512, "relu", name="hidden_1"),
+            tfmp.layers.Dense(512, "relu", name="hidden_2"),
+            keras.layers.Dense(10, name="logits"),
+            keras.layers.Activation("linear", dtype="float32", name="float32"),
+        ]
+    )
+
+
+def make_optimizer(policy: str, steps: int) -> keras.optimizers.Optimizer:
+    """Adam, in the wrapper that the policy needs.
+
+    float16 has its loss scaled; FP8 has its amax windows kept there.
+    """
+    rate = keras.optimizers.schedules.CosineDecay(FLAGS.learning_rate, steps)
+    adam = keras.optimizers.Adam(rate)
+    if policy == "float32":
+        return adam
+    if policy == "mixed_float16":
+        return tfmp.optimizers.LossScaleOptimizer(adam)
+    return tfmp.optimizers.LossScaleOptimizer(
+        adam, initial_scale=1.0, dynamic=False
+    )
+
+
+class StepLog(keras.callbacks.Callback):
+    """Keeps the seconds and the loss of every step.
+
+    Keras reports the mean of an epoch's steps so far, hence the difference.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+        self.losses: list[float] = []
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.seconds.append(time.perf_counter() - self.start)
+        total = (batch + 1) * logs["loss"]
+        self.losses.append(total - self.total if batch else total)
+        self.total = total
+
+
+def precisions(model: keras.Model) -> dict[str, str]:
+    """Says for each layer with variables what it computes in and keeps.
+
+    Of an FP8 layer: the operands of output, input and kernel gradient.
+    """
+    found = {}
+    for layer in filter(lambda layer: layer.weights, model.layers):
+        text, recipe = layer.compute_dtype, getattr(layer, "recipe", None)
+        if recipe:
+            text = ", ".join(
+                "x".join(recipe.format(role).name for role in operands)
+                if recipe.in_float8(product)
+                else layer.compute_dtype
+                for product, operands in recipes.OPERANDS.items()
+            )
+        found[layer.name] = f"{text}; {layer.variable_dtype} variables"
+    return found
+
+
+def products(model: keras.Model, batch_size: int) -> dict[str, int]:
+    """Counts the matrix products of a training step by operand types.
+
+    It reads the program that TensorFlow gives to XLA, and leaves out what
+    nothing uses there: the gradient of the images.
+    """
+
+    @tf.function(jit_compile=True)
+    def step(trainable: list, others: list, x: tf.Tensor, y: tf.Tensor) -> list:
+        with tf.GradientTape() as tape:
+            tape.watch(trainable)
+            logits, _ = model.stateless_call(trainable, others, x, True)
+            loss = tf.reduce_mean(model.loss(y, logits))
+        return tape.gradient(loss, trainable)
+
+    variables = [
+        [tf.convert_to_tensor(v) for v in group]
+        for group in (model.trainable_variables, model.non_trainable_variables)
+    ]
+    batch = tf.zeros([batch_size, 28, 28]), tf.zeros([batch_size], tf.int64)
+    program = step.experimental_get_compiler_ir(*variables, *batch)
+    *inner, main = program(stage="stablehlo").split("func.func ")[1:]
+    dots = {re.search(r"@([\w.]+)", f)[1]: re.findall(DOT, f) for f in inner}
+    found, used = [], set()
+    for line in reversed(main.splitlines()):
+        made = re.match(r"\s*(%\w+)", line)
+        if made is None or made[1] in used:
+            used.update(re.findall(r"%\w+", line))
+            called = re.search(r" = call @([\w.]+)\(", line)
+            found += dots[called[1]] if called else re.findall(DOT, line)
+    names = ("x".join(XLA_TYPES.get(t, t) for t in pair) for pair in found)
+    return dict(collections.Counter(names))
+
+
+def train(policy: str, seed: int, splits: tuple) -> dict:
+    """Trains and tests one network; returns what it has shown."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+    train_set = data.dataset(*splits[0], FLAGS.batch_size, seed, True)
+    test_set = data.dataset(*splits[1], 1000, seed, False)
+    steps = FLAGS.epochs * len(train_set)
+    with tfmp.policy_scope(policy):
+        model = make_model()
+    model.compile(
+        make_optimizer(policy, steps),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=FLAGS.jit_compile,
+    )
+    log = StepLog()
+    monitor = callbacks.ScaleMonitor(every=max(1, steps // 200))
+    model.fit(
+        train_set,
+        epochs=FLAGS.epochs,
+        verbose=1 if sys.stdout.isatty() else 2,
+        callbacks=[log, monitor] if policy == "mixed_float8" else [log],
+        shuffle=False,  # train_set is shuffled already.
+    )
+    result = model.evaluate(test_set, verbose=0, return_dict=True)
+    # The first step compiles; the whole first epoch is warm-up if it can be.
+    warm_up = len(train_set) if FLAGS.epochs > 1 else 1
+    return {
+        "policy": policy,
+        "seed": seed,
+        "test_accuracy": 100 * result["accuracy"],
+        "step_ms": 1000 * np.median(log.seconds[warm_up:] or log.seconds),
+        "skipped_steps": int(getattr(model.optimizer, "skipped_steps", 0)),
+        "layers": precisions(model),
+        "products": products(model, FLAGS.batch_size),
+        "losses": log.losses,
+        "scales": monitor.samples,
+    }
+
+
+def summarize(runs: list[dict]) -> dict[str, dict]:
+    """Returns a row of the table for each policy: means over its seeds."""
+    rows: dict[str, dict] = {}
+    for policy in FLAGS.policies:
+        own = [run for run in runs if run["policy"] == policy]
+        accuracies = [run["test_accuracy"] for run in own]
+        counts = own[0]["products"]
+        rows[policy] = {
+            "test_accuracy": np.mean(accuracies),
+            # Of one seed there is no deviation.
+            "deviation": np.std(accuracies, ddof=1) if own[1:] else None,
+            "step_ms": np.median([run["step_ms"] for run in own]),
+            "fp8_products": sum(n for t, n in counts.items() if t[0] == "E"),
+            "all_products": sum(counts.values()),
+            "layers": own[0]["layers"],
+        }
+    baseline = rows.get("mixed_bfloat16", {}).get("test_accuracy")
+    for row in rows.values():
+        row["points_from_bfloat16"] = (
+            None if baseline is None else row["test_accuracy"] - baseline
+        )
+    return rows
+
+
+def table(rows: dict[str, dict]) -> str:
+    """Formats the rows, and below them what ran in which precision."""
+    head = ("policy", "test accuracy", "to bfloat16", "step", "FP8 products")
+    lines = ["{:16}{:>18}{:>14}{:>12}{:>15}".format(*head)]
+    for policy, row in rows.items():
+        spread, points = row["deviation"], row["points_from_bfloat16"]
+        accuracy = f"{row['test_accuracy']:.2f}"
+        accuracy += "" if spread is None else f" ± {spread:.2f}"
+        lines.append(
+            f"{policy:16}{accuracy + ' %':>18}"
+            f"{'-' if points is None else f'{points:+.2f}':>14}"
+            f"{row['step_ms']:>9.1f} ms"
+            f"{row['fp8_products']:>10} of {row['all_products']}"
+        )
+    lines += ["", "Layers (FP8: operands of output, input and kernel gradient)"]
+    for policy, row in rows.items():
+        for text in dict.fromkeys(row["layers"].values()):
+            names = [k for k, v in row["layers"].items() if v == text]
+            lines.append(f"{policy:16}{', '.join(names):28}{text}")
+    return "\n".join(lines)
+
+
+def draw(runs: list[dict], path: pathlib.Path) -> None:
+    """Draws the loss of each policy and, if FP8 is among them, its scales."""
+    scales = next((run["scales"] for run in runs if run["scales"]), [])
+    figure = Figure(figsize=(12 if scales else 6, 4.8), layout="constrained")
+    left, *right = np.ravel(figure.subplots(1, 2 if scales else 1))
+    for policy in FLAGS.policies:
+        color, width = LINES[POLICIES.index(policy)]
+        losses = [run["losses"] for run in runs if run["policy"] == policy]
+        window = max(1, len(losses[0]) // 25)
+        box = np.ones(window) / window
+        smooth = np.convolve(np.mean(losses, axis=0), box, "valid")
+        steps = np.arange(len(smooth)) + (window + 1) / 2
+        left.plot(steps, smooth, color=color, lw=width, label=policy)
+    left.set_title(f"Training loss ({FLAGS.seeds} seeds, {window} steps: mean)")
+    left.set(xlabel="step", ylabel="cross-entropy", yscale="log")
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter("{x:g}")
+    left.legend()
+    for axes in right:
+        draw_scales(scales, axes)
+    figure.savefig(path, dpi=120)
+
+
+def draw_scales(samples: list[dict], axes: Axes) -> None:
+    names = [name for name in samples[0] if name.endswith("/scale")]
+    layers = list(dict.fromkeys(name.split("/")[-3] for name in names))
+    for name in names:
+        *_, layer, role, _ = name.split("/")
+        axes.step(
+            [sample["step"] for sample in samples],
+            [sample[name] for sample in samples],
+            where="post",
+            color=f"C{recipes.ROLES.index(role)}",
+            ls=("-", "--", ":")[layers.index(layer) % 3],
+            label=f"{layer} {role}",
+        )
+    axes.set_title("Scales of mixed_float8, seed 0")
+    axes.set_yscale("log", base=2)
+    axes.set(xlabel="step", ylabel="factor before the cast to FP8")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(ncols=2)
+
+
+def main(argv: list[str]) -> None:
+    if argv[1:]:
+        raise app.UsageError(f"Flags only, please. Received: {argv[1:]}")
+    output = pathlib.Path(FLAGS.output)
+    try:
+        splits = data.load(FLAGS.full, FLAGS.data_dir)
+        data.dataset(*splits[0], FLAGS.batch_size, 0, True)
+        output.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise app.UsageError(str(error)) from error
+    plan = [(p, s) for s in range(FLAGS.seeds) for p in FLAGS.policies]
+    runs = []
+    for number, (policy, seed) in enumerate(plan, 1):
+        print(f"\n[{number}/{len(plan)}] {policy}, seed {seed}", flush=True)
+        runs.append(train(policy, seed, splits))
+    rows = summarize(runs)
+    given = FLAGS.get_key_flags_for_module(sys.argv[0])
+    result = {
+        "flags": {flag.name: flag.value for flag in given},
+        "versions": {m.__name__: m.__version__ for m in (tf, keras, tfmp)},
+        "table": rows,
+        "runs": runs,
+    }
+    (output / "results.json").write_text(json.dumps(result, indent=1))
+    draw(runs, output / "fashion_mnist.png")
+    print(f"\n{table(rows)}\n\nPicture and all numbers: {output}")
+    if not tf.config.list_physical_devices("GPU"):
+        print("Steps ran on a CPU, which emulates FP8: no measure of a GPU's.")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

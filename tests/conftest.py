@@ -1,0 +1,27 @@
+"""What every test finds: a quiet TensorFlow and the policy it started with."""
+
+import os
+
+import hypothesis
+import pytest
+
+# Before the first `import tensorflow`, which reads both.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Two test processes share a GPU only if neither takes all of its memory.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+
+# The first example compiles, so a deadline would only measure XLA.
+hypothesis.settings.register_profile(
+    "tfmp", parent=hypothesis.settings.default, deadline=None
+)
+hypothesis.settings.load_profile("tfmp")
+
+
+@pytest.fixture(autouse=True)
+def restore_policy():
+    """Gives each test, and leaves behind it, Keras' policy as it was."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    yield
+    keras.config.set_dtype_policy(before)

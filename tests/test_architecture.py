@@ -1,0 +1,278 @@
+"""The architecture, held against the code; and each rule, seen to fail."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import dataclasses
+import importlib
+import pathlib
+import re
+import types
+
+import house
+import pytest
+
+# A module imports only from a lower level.  This list is the architecture.
+LEVELS = (
+    ("checks", "formats"),
+    ("equations", "recipes"),
+    ("scaling",),
+    ("quantization", "stablehlo"),
+    ("contractions",),
+    ("hardware", "ops", "policies"),
+    ("layers",),
+    ("callbacks", "configuration", "optimizers"),
+    ("__init__",),
+)
+PURE = (*LEVELS[0], *LEVELS[1])
+PUBLIC = ("callbacks", "formats", "layers", "ops", "optimizers", "recipes")
+THE_PRIVATE_IMPORT = {"stablehlo.py": ["tensorflow.compiler.tf2xla.python.xla"]}
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FILES = {
+    path.relative_to(ROOT / "tfmp").as_posix(): path.read_text()
+    for path in sorted((ROOT / "tfmp").rglob("*.py"))
+}
+each_file = pytest.mark.parametrize("path", FILES)
+
+
+def requirements() -> set[str]:
+    """Returns what setup.cfg installs, by the name it is imported by."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lines = config["options"]["install_requires"].split()
+    return {re.split("[<>=]", line)[0].removesuffix("-py") for line in lines}
+
+
+def test_modules_import_downwards():
+    assert house.check_levels(FILES, LEVELS) == []
+
+
+@each_file
+def test_only_requirements_are_imported(path):
+    found = house.third_party(ast.parse(FILES[path]), path)
+    allowed = set() if house.room(path) in PURE else requirements()
+    assert found <= allowed
+
+
+@each_file
+def test_there_is_one_private_import(path):
+    found = house.private_uses(ast.parse(FILES[path]), path)
+    assert found == THE_PRIVATE_IMPORT.get(path, [])
+
+
+@each_file
+def test_files_and_functions_are_small(path):
+    assert house.check_sizes(FILES[path]) == []
+
+
+@each_file
+def test_habits(path):
+    assert house.check_habits(FILES[path]) == []
+
+
+@each_file
+def test_no_mutable_module_state(path):
+    assert house.check_state(FILES[path]) == []
+
+
+@pytest.mark.parametrize("name", ["tfmp", *(f"tfmp.{n}" for n in PUBLIC)])
+def test_public_names_are_documented(name):
+    pages = [ROOT / "README.md", ROOT / "ARCHITECTURE.md"]
+    prose = "".join(page.read_text() for page in pages if page.exists())
+    names = house.public_names(importlib.import_module(name))
+    assert names
+    problems = []
+    for key, value in names.items():
+        problems += house.check_documented(key, value, prose)
+    assert problems == []
+
+
+# From here on: the rules themselves.
+
+TABLE = (("a",), ("b", "c"), ("p",), ("__init__",))
+GOOD = {
+    "__init__.py": "from tfmp import a, p\n",
+    "a.py": "",
+    "b.py": "import tfmp.a\n",
+    "c.py": "from tfmp.a import x\n",
+    "p/__init__.py": "from tfmp.p.y import Y\nfrom tfmp.p import x\n",
+    "p/x.py": "from .y import Y\n",
+    "p/y.py": "from tfmp import b\n",
+}
+
+
+def test_levels_of_a_good_tree():
+    assert house.check_levels(GOOD, TABLE) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "problem"),
+    [
+        ("a.py", "import tfmp.b", "a.py: imports b.py"),
+        ("a.py", "def f():\n  from tfmp import b", "a.py: imports b.py"),
+        ("a.py", "from . import b", "a.py: imports b.py"),
+        ("a.py", "from .b import x", "a.py: imports b.py"),
+        ("a.py", "import tfmp.p.y as y", "a.py: imports p/y.py"),
+        ("b.py", "from tfmp import c", "b.py: imports c.py"),
+        ("a.py", "import tfmp", "a.py: imports __init__.py"),
+        ("a.py", "from tfmp import Policy", "a.py: imports __init__.py"),
+        ("p/y.py", "from tfmp.p import Y", "p/y.py: imports p/__init__.py"),
+        ("p/y.py", "from . import Y", "p/y.py: imports p/__init__.py"),
+        ("p/y.py", "from .. import p", "p/y.py: imports p/__init__.py"),
+        ("p/y.py", "from . import x", "circle: p/x.py -> p/y.py -> p/x.py"),
+        ("d.py", "", "d: not in the table"),
+    ],
+)
+def test_levels_can_fail(path, text, problem):
+    assert problem in house.check_levels({**GOOD, path: text}, TABLE)
+
+
+def test_levels_miss_no_row():
+    files = {path: text for path, text in GOOD.items() if path != "c.py"}
+    assert house.check_levels(files, TABLE) == ["c: in the table only"]
+
+
+def test_third_party_can_fail():
+    tree = ast.parse("import math, numpy.typing\ndef f():\n  import keras")
+    assert house.third_party(tree, "a.py") == {"numpy", "keras"}
+    assert "absl" in requirements() and "matplotlib" not in requirements()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import keras.src",
+        "from keras.src import ops",
+        "from keras import src",
+        "def f():\n    import tensorflow.python.eager.context as c",
+        "from tensorflow.compiler.tf2xla.python import xla",
+        "from keras import _x",
+        "from tfmp.recipes import _float8_name",
+        "import tensorflow as tf\nx = tf.__internal__.decorator.make(1)",
+        "import tensorflow as tf\nx = tf.python.framework.ops",
+        "import keras\nx = keras.src.backend.x",
+        "import keras as k, math as m\nx = k.src.y",
+        "from keras import ops, layers\nx = ops._y",
+        "from tfmp import recipes\nx = recipes._float8_name('x')",
+        "import importlib\nx = importlib.import_module('keras' + '.src')",
+        "x = __import__('keras')",
+    ],
+)
+def test_private_uses_can_fail(text):
+    assert len(house.private_uses(ast.parse(text), "a.py")) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from __future__ import annotations",
+        "import keras\nkeras.__version__, keras.layers.Dense.__init__",
+        "import keras_source\nfrom tensorflow import compilers",
+        "class A:\n    def f(self):\n        return self._x",
+    ],
+)
+def test_private_uses_let_pass(text):
+    assert house.private_uses(ast.parse(text), "a.py") == []
+
+
+def function(lines: int) -> str:
+    return 'def f():\n    """Says."""\n' + "    x = 1\n" * lines
+
+
+def test_sizes_can_fail():
+    assert house.check_sizes("x = 1\n" * 300 + "x = 1") == ["301 lines"]
+    assert house.check_sizes(function(46)) == ["f: 46 lines of body"]
+    assert house.check_sizes(function(45) + "x = 1\n" * 253) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "assert 1",
+        "try:\n    1\nexcept:\n    2",
+        "def f():\n    print(1)",
+        "def f():\n    global x\n    x = 1",
+        "# " + "TO" + "DO: later",
+    ],
+)
+def test_habits_can_fail(text):
+    assert len(house.check_habits(text)) == 1
+
+
+def test_habits_let_pass():
+    text = "try:\n    x.print()\nexcept ValueError:\n    raise\n"
+    assert house.check_habits(text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cache = {}",
+        "_seen: set[str] = set()",
+        "x = collections.defaultdict(list)",
+        "NAMES = []\ndef f():\n    NAMES.append(1)",
+        "NAMES = {}\ndef f():\n    NAMES['a'] = 1",
+        "NAMES = {}\ndef f():\n    del NAMES['a']",
+    ],
+)
+def test_state_can_fail(text):
+    assert len(house.check_state(text)) == 1
+
+
+def test_state_lets_pass():
+    text = "__all__ = ['A']\nA = {'a': 1}\n_B = [1]\nc = (1,)\n"
+    assert (
+        house.check_state(text + "def f():\n    d = []\n    d.append(1)") == []
+    )
+
+
+class Documented:
+    """Has an example.
+
+    >>> 1 + 1
+    2
+    """
+
+
+class Inherits(Documented):
+    pass
+
+
+@dataclasses.dataclass
+class Generated:
+    x: int
+
+
+def no_example():
+    """Says something."""
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (Inherits, "no docstring of its own"),
+        (Generated, "no docstring of its own"),
+        (lambda: 0, "no docstring of its own"),
+        (types.ModuleType("x"), "no docstring of its own"),
+        (no_example, "no example in its docstring"),
+    ],
+)
+def test_documented_can_fail(value, problem):
+    assert house.check_documented("x", value, "x") == [f"x: {problem}"]
+
+
+def test_documented_looks_for_whole_words():
+    assert house.check_documented("Dense", Documented, "a `Dense` layer") == []
+    missing = house.check_documented("Dense", 1.0, "an EinsumDense layer")
+    assert missing == ["Dense: not in README.md or ARCHITECTURE.md"]
+
+
+def test_public_names_without_all():
+    from tfmp import formats
+
+    assert set(house.public_names(formats)) == {"Format", "get"}
+    module = types.ModuleType("x")
+    module.__all__, module.y = ["y"], 1
+    assert house.public_names(module) == {"y": 1}

@@ -1,0 +1,181 @@
+"""What the documents and docstrings say is run.
+
+A `python` block of README.md or ARCHITECTURE.md runs in a process of its own.
+The line before it may be `<!-- no-run -->`, or `<!-- continues -->`: then the
+block before it runs first, in the same process.
+"""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import types
+from typing import NamedTuple
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "ARCHITECTURE.md")
+MARKS = ("no-run", "continues")
+SECONDS = 180
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(
+        ".__init__"
+    )
+    for path in (ROOT / "tfmp").rglob("*.py")
+)
+
+
+class Block(NamedTuple):
+    """One fenced block of a page."""
+
+    line: int
+    language: str
+    mark: str
+    text: str
+
+
+def blocks(page: str) -> list[Block]:
+    """Returns the fenced blocks of a page's text."""
+    found = []
+    fence = r"^(?:<!-- ([\w-]+) -->\n)?```(\w*)\n(.*?)^```$"
+    for match in re.finditer(fence, page, re.MULTILINE | re.DOTALL):
+        mark, language, text = match.groups()
+        line = page.count("\n", 0, match.start(3)) + 1
+        found.append(Block(line, language, mark or "", text))
+    return found
+
+
+def programs(page: str) -> dict[int, str]:
+    """Returns the programs of a page, by the line each one starts at."""
+    found, text = {}, ""
+    for block in blocks(page):
+        if block.language != "python" or block.mark == "no-run":
+            continue
+        text = text + block.text if block.mark == "continues" else block.text
+        found[block.line] = text
+    return found
+
+
+def shell_lines(page: str) -> list[str]:
+    """Returns the commands of a page's shell blocks."""
+    return [
+        line.removeprefix("$ ").strip()
+        for block in blocks(page)
+        if block.language in ("bash", "console", "sh", "shell")
+        for line in block.text.splitlines()
+    ]
+
+
+def read(name: str) -> str:
+    """Returns a page's text, empty if there is no such page."""
+    path = ROOT / name
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def run(program: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
+    before = os.environ.get("PYTHONPATH", "")
+    path = os.pathsep.join(filter(None, [str(ROOT), before]))
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "MPLBACKEND": "agg"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+    )
+
+
+def failed_examples(module: types.ModuleType) -> int:
+    """Runs the docstrings' examples; a failure is printed."""
+    return doctest.testmod(module, optionflags=FLAGS).failed
+
+
+PROGRAMS = [
+    pytest.param(text, id=f"{page}:{line}")
+    for page in PAGES
+    for line, text in programs(read(page)).items()
+]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_programs_of_the_pages_run(program, tmp_path):
+    done = run(program, tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_readme_has_programs():
+    assert programs(read("README.md"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_marks_are_known(page):
+    assert {block.mark for block in blocks(read(page))} <= {"", *MARKS}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings(name):
+    module = importlib.import_module(name)
+    assert failed_examples(module) == 0
+
+
+def test_ci_runs_the_commands_of_the_readme():
+    said = shell_lines(read("README.md"))
+    done = [line.strip() for line in read(".ci/run").splitlines()]
+    for command in ("pip install -e '.[examples,test]'", "python -m pytest"):
+        assert command in said
+        assert command in done
+
+
+# From here on: what finds and runs them.
+
+PAGE = """
+```python
+x = 1
+```
+Text.
+
+<!-- continues -->
+```python
+assert x == 1
+```
+
+<!-- no-run -->
+```python
+raise ValueError
+```
+
+```python
+y = x
+```
+
+```bash
+$ python -m pytest
+```
+"""
+
+
+def test_programs_are_found():
+    assert programs(PAGE) == {
+        3: "x = 1\n",
+        9: "x = 1\nassert x == 1\n",
+        18: "y = x\n",
+    }
+    assert shell_lines(PAGE) == ["python -m pytest"]
+
+
+def test_a_program_can_fail(tmp_path):
+    codes = [run(text, tmp_path).returncode for text in programs(PAGE).values()]
+    assert codes == [0, 0, 1]
+
+
+def test_an_example_can_fail():
+    examples = ">>> 1 + 1\n3\n>>> 'a   b'\n'a ...'\n"
+    assert failed_examples(types.ModuleType("wrong", examples)) == 1

@@ -1,0 +1,264 @@
+"""What goes wrong in Keras' float8, and must not here; one test a fault.
+
+The numbers are those of the table in ARCHITECTURE.md.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfmp
+
+INPUTS, KERNEL, GRADS = range(3)
+DELAYED = tfmp.recipes.DelayedScaling()
+
+
+def static(inner="sgd"):
+    """The optimizer as one uses it with bfloat16: it scales by 1."""
+    return tfmp.optimizers.LossScaleOptimizer(
+        inner, initial_scale=1.0, dynamic=False
+    )
+
+
+def data(rows=64, width=16, seed=0, scale=1.0):
+    """Inputs and the sum of their columns."""
+    generator = np.random.default_rng(seed)
+    x = scale * generator.normal(size=(rows, width)).astype("float32")
+    return x, x.sum(axis=1, keepdims=True)
+
+
+def model_of(*layers, optimizer=None, **options):
+    """A compiled Sequential model on inputs of width 16."""
+    model = keras.Sequential([keras.Input([16]), *layers])
+    model.compile(optimizer or static(), "mse", **options)
+    return model
+
+
+def dense(units=8, **options):
+    """A tfmp layer under `mixed_float8`."""
+    return tfmp.layers.Dense(units, dtype="mixed_float8", **options)
+
+
+def test_fault_1_trains_eagerly():
+    model = model_of(dense(), dense(1), run_eagerly=True)
+    losses = model.fit(*data(), epochs=8, verbose=0).history["loss"]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("frequency", [None, 2])
+def test_fault_2_moving_averages_of_weights(frequency):
+    inner = keras.optimizers.SGD(
+        0.01, use_ema=True, ema_overwrite_frequency=frequency
+    )
+    model = model_of(dense(), dense(1), optimizer=static(inner))
+    x, y = data()
+    model.fit(x, y, epochs=2, verbose=0)
+    # What the last step observed, not an average of anything.
+    np.testing.assert_array_equal(
+        model.layers[0].amax.numpy()[INPUTS],
+        np.abs(x).max().astype(tf.bfloat16.as_numpy_dtype),
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", static])
+def test_fault_3_scales_of_a_shared_layer_do_not_grow(optimizer):
+    shared = dense(16)
+    inputs = keras.Input([16])
+    model = keras.Model(inputs, dense(1)(shared(shared(inputs))))
+    optimizer = optimizer if isinstance(optimizer, str) else optimizer()
+    model.compile(optimizer, "mse", jit_compile=True)
+    x, y = data()
+    seen = []
+    for _ in range(150):  # Keras' loss is not finite at about step 135.
+        assert np.isfinite(model.train_on_batch(x, 0 * y))
+        seen.append(shared.amax.numpy())
+    true_amax = np.abs(shared.kernel.numpy()).max()
+    assert true_amax <= seen[-1][KERNEL] <= 2.1 * true_amax
+    assert max(row[INPUTS] for row in seen) <= 3 * seen[0][INPUTS]
+
+
+@pytest.mark.parametrize(
+    "mode", [{"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": 1}]
+)
+def test_fault_4_scales_move_inside_time_distributed(mode):
+    inner = dense(1)
+    model = keras.Sequential(
+        [keras.Input([6, 16]), keras.layers.TimeDistributed(inner)]
+    )
+    model.compile(static(), "mse", **mode)
+    x = np.random.default_rng(0).normal(size=(64, 6, 16)).astype("float32")
+    for scale in (1.0, 100.0):
+        model.fit(scale * x, x[..., :1], epochs=1, verbose=0)
+        each = np.abs(scale * x).max(axis=(0, 2))
+        assert each.max() <= 1.01 * inner.amax.numpy()[INPUTS]
+        assert inner.amax.numpy()[INPUTS] <= 1.01 * each.sum()
+
+
+def test_fault_5_a_frozen_layer_scales_by_its_tensors():
+    layer = dense(8, use_bias=False)
+    model = model_of(layer, dense(1))
+    x, y = data()
+    model.fit(x, y, verbose=0)
+    layer.trainable = False
+    model.compile(static(), "mse")
+    for scale in (1e-4, 1e4):  # With the scales of x, nothing would be left.
+        outputs = layer(scale * x, training=True)
+        exact = scale * x @ layer.kernel.numpy()
+        assert tfmp.ops.sqnr(exact, tf.cast(outputs, tf.float32)) > 20
+
+
+def test_fault_6_stock_layers_run_under_the_global_policy():
+    tfmp.set_global_policy("mixed_float8")
+    model = keras.Sequential(
+        [
+            keras.Input([8, 8, 3]),
+            keras.layers.Conv2D(4, 3),
+            keras.layers.BatchNormalization(),
+            keras.layers.Reshape([36, 4]),
+            keras.layers.LSTM(4),
+            tfmp.layers.Dense(1),
+        ]
+    )
+    model.compile(static(), "mse")
+    x = np.random.default_rng(0).normal(size=(8, 8, 8, 3))
+    history = model.fit(x, np.ones([8, 1]), verbose=0).history
+    assert np.isfinite(history["loss"][0])
+    assert model.layers[0].compute_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("magnitude", [1e-6, 1e-4, 1e-2, 1.0, 1e2])
+def test_fault_7_step_0_keeps_small_gradients(magnitude):
+    x, _ = data(128)
+    upstream = np.random.default_rng(1).normal(size=(128, 8)) * magnitude
+    gradients = []
+    for dtype in ("mixed_float8", "mixed_bfloat16"):
+        keras.utils.set_random_seed(0)
+        layer = tfmp.layers.Dense(8, use_bias=False, dtype=dtype)
+        with tf.GradientTape() as tape:
+            y = tf.cast(layer(x, training=True), tf.float32)
+            loss = tf.reduce_sum(y * upstream)
+        gradients.append(tape.gradient(loss, layer.kernel.value).numpy())
+    low, wide = gradients
+    assert np.all((low != 0) | (wide == 0))
+    assert tfmp.ops.sqnr(wide, low) > 15
+
+
+def test_fault_7_every_scale_is_observed_after_one_step():
+    layer, last = dense(), dense(1)
+    model = model_of(layer, last)
+    assert layer.amax.numpy()[INPUTS] == 0  # Not observed yet.
+    x, y = data()
+    model.fit(x, y, batch_size=len(x), verbose=0)
+    for each in (layer, last):
+        assert np.all(each.amax.numpy() > 0)
+    # One step of lag: the next scale comes from this very batch.
+    np.testing.assert_allclose(
+        layer.amax.numpy()[INPUTS], np.abs(x).max(), rtol=2**-8
+    )
+    np.testing.assert_allclose(
+        last.amax.numpy()[GRADS],
+        np.abs(2 / len(x) * (model_step_error(model, x, y))).max(),
+        rtol=0.25,
+    )
+
+
+def model_step_error(model, x, y):
+    """Error of the prediction; the step before it has hardly moved it."""
+    return model.predict(x, verbose=0).astype("float32") - y
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", static])
+def test_fault_8_an_infinite_activation_freezes_no_scale(optimizer):
+    layer = dense()
+    optimizer = optimizer if isinstance(optimizer, str) else optimizer()
+    model = model_of(layer, dense(1), optimizer=optimizer, jit_compile=True)
+    x, y = data()
+    model.train_on_batch(x, y)
+    bad = x.copy()
+    bad[0, 0] = np.inf
+    model.train_on_batch(bad, y)
+    for _ in range(2):
+        model.train_on_batch(x, y)
+    np.testing.assert_allclose(
+        layer.amax.numpy()[INPUTS], np.abs(x).max(), rtol=2**-8
+    )
+    assert all(np.all(np.isfinite(w)) for w in model.get_weights())
+
+
+@pytest.mark.parametrize("magnitude", [2.0**-12, 1e-3, 1.0, 30.0])
+def test_fault_9_float16_has_room_for_every_scale(magnitude):
+    x = tf.cast(tf.random.stateless_normal([32, 16], [0, 1]), tf.float16)
+    w = tf.cast(tf.random.stateless_normal([16, 8], [0, 2]), tf.float16)
+    x, w = x * magnitude, w * magnitude
+    amax = tf.stack([tfmp.ops.amax(x), tfmp.ops.amax(w), 1.0])
+    with tf.GradientTape() as tape:
+        tape.watch([x, w])
+        y = tfmp.ops.matmul(x, w, recipe=DELAYED, amax=amax)
+        loss = tf.reduce_sum(tf.cast(y, tf.float32))
+    d_x, d_w = tape.gradient(loss, [x, w])
+    wide = [tf.cast(t, tf.float32) for t in (x, w)]
+    ones = tf.ones([32, 8])
+    exact = [
+        wide[0] @ wide[1],
+        tf.matmul(ones, wide[1], transpose_b=True),
+        tf.matmul(wide[0], ones, transpose_a=True),
+    ]
+    for value, reference in zip([y, d_x, d_w], exact, strict=True):
+        if np.abs(reference).max() > 2.0**-14:  # float16's normal range
+            assert tfmp.ops.sqnr(reference, tf.cast(value, tf.float32)) > 15
+
+
+def test_fault_15_stock_layers_load_under_the_policy(tmp_path):
+    recipe = tfmp.recipes.DelayedScaling(margin=1, amax_history_len=4)
+    policy = tfmp.Policy("mixed_float8", recipe)
+    with tfmp.policy_scope(policy):
+        model = keras.Sequential(
+            [
+                keras.Input([8, 8, 3]),
+                keras.layers.Conv2D(4, 3),
+                keras.layers.Flatten(),
+                tfmp.layers.Dense(2),
+            ]
+        )
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for copy in (loaded, keras.models.clone_model(model)):
+        assert [layer.dtype_policy for layer in copy.layers] == [policy] * 3
+    x = np.ones([1, 8, 8, 3])
+    np.testing.assert_array_equal(model(x), loaded(x))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_fault_19_clipping_in_a_custom_loop_leaves_scales_alone(compiled):
+    model = model_of(dense(), dense(1))
+    x, y = data(scale=100.0)
+    optimizer = static(keras.optimizers.SGD(1.0))
+    optimizer.build(model.trainable_variables)
+
+    def step():
+        with tf.GradientTape() as tape:
+            error = tf.cast(model(x, training=True), tf.float32) - y
+            loss = optimizer.scale_loss(tf.reduce_mean(tf.square(error)))
+        variables = model.trainable_variables
+        gradients = tfmp.optimizers.map_gradients(
+            lambda g: tf.clip_by_global_norm(g, 1e-3)[0],
+            tape.gradient(loss, variables),
+            variables,
+        )
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+    before = model.get_weights()
+    (tf.function(step) if compiled else step)()
+    moved = [
+        b - a
+        for a, b, v in zip(before, model.get_weights(), model.weights)
+        if v.name != "amax"
+    ]
+    norm = np.sqrt(sum(np.square(m).sum() for m in moved))
+    np.testing.assert_allclose(norm, 1e-3, rtol=1e-3)
+    np.testing.assert_allclose(
+        model.layers[0].amax.numpy()[INPUTS], np.abs(x).max(), rtol=2**-8
+    )

@@ -1,0 +1,937 @@
+"""LossScaleOptimizer on real models: in fit, in custom loops, on disk."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import inspect
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import modes
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import optimizers
+
+import tfmp
+from tfmp.layers.contraction import is_amax
+from tfmp.optimizers import LossScaleOptimizer, map_gradients
+
+INPUTS, KERNEL, GRADS = range(3)
+FIT = {
+    "graph": {"jit_compile": False},
+    "jit": {"jit_compile": True},
+    "eager": {"run_eagerly": True},
+    "steps": {"jit_compile": False, "steps_per_execution": 4},
+}
+CLASSES = {
+    name: value
+    for name, value in vars(optimizers).items()
+    if isinstance(value, type)
+    and issubclass(value, optimizers.Optimizer)
+    and name not in ("Optimizer", "LossScaleOptimizer")
+}
+
+
+def data() -> tuple[np.ndarray, np.ndarray]:
+    """Returns four batches of eight that bfloat16 holds exactly."""
+    x = np.random.default_rng(0).integers(-16, 17, [32, 8]) / 8
+    return x.astype("float32"), x.sum(axis=1, keepdims=True).astype("float32")
+
+
+def make_model(policy: Any = "mixed_float8", layer: type | None = None) -> Any:
+    """Returns two layers, each time with the same weights."""
+    keras.utils.set_random_seed(0)
+    layer = layer or tfmp.layers.Dense
+    layers = [layer(8, "relu", dtype=policy), layer(1, dtype=policy)]
+    return keras.Sequential([keras.Input([8]), *layers])
+
+
+def train(
+    model: keras.Model, optimizer: Any, mode: str = "graph", epochs: int = 2
+) -> list[float]:
+    """Trains for eight steps; returns the losses of the epochs.
+
+    A graph builds the optimizer before its first forward pass, and so does
+    this in eager mode.
+    """
+    if not optimizer.built:
+        optimizer.build(model.trainable_variables)
+    model.compile(optimizer, "mse", **FIT[mode])
+    fitted = model.fit(*data(), 8, epochs, verbose=0, shuffle=False)
+    return fitted.history["loss"]
+
+
+def real(model: keras.Model) -> list[keras.Variable]:
+    return [v for v in model.trainable_variables if not is_amax(v)]
+
+
+def amax(model: keras.Model) -> list[keras.Variable]:
+    return [v for v in model.trainable_variables if is_amax(v)]
+
+
+def values(variables: Sequence[Any]) -> list[np.ndarray]:
+    return [v.numpy() for v in variables]
+
+
+def state(model: keras.Model) -> list[np.ndarray]:
+    return values([*model.variables, *model.optimizer.variables])
+
+
+def same(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> bool:
+    """Whether two lists of arrays are equal bit for bit."""
+    return [x.tobytes() for x in a] == [x.tobytes() for x in b]
+
+
+def scripted(optimizer: Any) -> tuple[keras.Variable, Callable[[float], None]]:
+    """Returns a variable, and a function that takes a step of a gradient."""
+    weight = keras.Variable([1.0, 2.0])
+    optimizer.build([weight])
+    return weight, lambda g: optimizer.apply([tf.fill([2], g)], [weight])
+
+
+def test_same_can_fail():
+    one = [np.zeros(2), np.ones(1)]
+    assert same(one, copy.deepcopy(one))
+    assert not same(one, [np.array([0.0, -0.0]), np.ones(1)])
+    assert not same(one, one[:1])
+
+
+# The loss scale.
+
+
+def test_it_grows_after_exactly_growth_steps():
+    optimizer = LossScaleOptimizer("sgd", initial_scale=8.0, growth_steps=3)
+    _, step = scripted(optimizer)
+    seen = []
+    for gradient in [1, 1, np.inf, 1, 1, 1, 1, 1, 1, 1]:
+        step(float(gradient))
+        counter, scale = optimizer.step_counter, optimizer.dynamic_scale
+        seen.append((int(counter), float(scale)))
+    assert [counter for counter, _ in seen] == [1, 2, 0, 1, 2, 0, 1, 2, 0, 1]
+    assert [scale for _, scale in seen] == [8, 8, 4, 4, 4, 8, 8, 8, 16, 16]
+    assert int(optimizer.skipped_steps) == 1
+    assert int(optimizer.iterations) == 9
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"min_scale": 3.0, "max_scale": 100.0},
+        {"min_scale": 2.0**-24, "max_scale": 2.0**40},
+        {
+            "min_scale": 0.3,
+            "max_scale": 7e4,
+            "growth_factor": 3.3,
+            "backoff_factor": 0.7,
+        },
+        {"min_scale": 16.0, "max_scale": 16.0},
+    ],
+)
+def test_bounds(settings):
+    optimizer = LossScaleOptimizer(
+        "sgd", initial_scale=16.0, growth_steps=1, **settings
+    )
+    _, step = scripted(optimizer)
+    for gradient, bound in (
+        (1.0, settings["max_scale"]),
+        (np.nan, settings["min_scale"]),
+    ):
+        for _ in range(70):
+            step(gradient)
+            scale = optimizer.dynamic_scale.numpy()
+            low = np.float32(settings["min_scale"])
+            assert low <= scale <= np.float32(settings["max_scale"])
+        assert scale == np.float32(bound)
+
+
+def test_a_static_scale_stays():
+    optimizer = LossScaleOptimizer(
+        "sgd", initial_scale=8.0, growth_steps=1, dynamic=False
+    )
+    weight, step = scripted(optimizer)
+    for gradient in (8.0, np.inf, 8.0):
+        step(gradient)
+        assert float(optimizer.dynamic_scale) == 8
+    assert int(optimizer.skipped_steps) == 1
+    np.testing.assert_allclose(weight.numpy(), [0.98, 1.98])
+
+
+def test_a_static_scale_ignores_that_of_a_checkpoint():
+    models = []
+    for restored in (1.0, 2.0**15):
+        model = make_model()
+        optimizer = LossScaleOptimizer("sgd", 1.0, dynamic=False)
+        optimizer.build(model.trainable_variables)
+        optimizer.dynamic_scale.assign(restored)
+        train(model, optimizer)
+        models.append(model)
+    assert same(*[values(model.variables) for model in models])
+
+
+def test_a_static_scale_of_one_trains_as_the_inner_optimizer_alone():
+    models = [make_model("float32"), make_model("float32")]
+    train(models[0], optimizers.Adam(0.01))
+    static = LossScaleOptimizer(optimizers.Adam(0.01), 1.0, dynamic=False)
+    train(models[1], static)
+    assert same(*[values(model.variables) for model in models])
+
+
+@pytest.mark.parametrize(
+    ("policy", "layer", "scale", "mode"),
+    [
+        ("float32", None, 2.0**15, "graph"),
+        ("float32", None, 2.0**15, "eager"),
+        ("float32", None, 2.0**15, "jit"),
+        # Overflows at first: the skipped steps are the same as well.
+        ("mixed_float16", None, 2.0**24, "graph"),
+        ("mixed_float16", None, 2.0**24, "eager"),
+        # Keras' own FP8 state is not divided by the loss scale.
+        ("float8_from_mixed_bfloat16", keras.layers.Dense, 8.0, "graph"),
+    ],
+)
+def test_it_trains_other_models_as_keras_does(policy, layer, scale, mode):
+    theirs, ours = make_model(policy, layer), make_model(policy, layer)
+    inner = optimizers.Adam(0.01), optimizers.Adam(0.01)
+    kept = optimizers.LossScaleOptimizer(inner[0], scale, 3)
+    losses = train(theirs, kept, mode)
+    own = LossScaleOptimizer(inner[1], scale, 3)
+    np.testing.assert_array_equal(losses, train(ours, own, mode))
+    assert same(values(theirs.variables), values(ours.variables))
+    assert same(values(inner[0].variables), values(inner[1].variables))
+    assert float(kept.dynamic_scale) == float(own.dynamic_scale) != scale
+    assert int(kept.step_counter) == int(own.step_counter)
+    assert (int(own.skipped_steps) > 0) == (policy == "mixed_float16")
+    assert own.amax_history is None
+
+
+# A step that must be skipped.
+
+
+@pytest.mark.parametrize("mode", ["graph", "jit", "eager"])
+def test_a_skipped_step_changes_nothing_else(mode):
+    model = make_model()
+    inner = optimizers.Adam(0.01, use_ema=True, weight_decay=0.1)
+    optimizer = LossScaleOptimizer(inner, growth_steps=3, backoff_factor=0.25)
+    train(model, optimizer, mode)
+    x, y = data()
+    for poison in (np.inf, np.nan):
+        x[3, 2] = poison
+        before = {
+            id(v): v.numpy() for v in (*model.variables, *optimizer.variables)
+        }
+        skipped = int(optimizer.skipped_steps)
+        model.train_on_batch(x[:8], y[:8])
+        allowed = {
+            id(optimizer.dynamic_scale): lambda old: old / 4,
+            id(optimizer.step_counter): np.zeros_like,
+            id(optimizer.skipped_steps): lambda old: old + 1,
+            id(optimizer.amax_history): lambda old: old * [1, 1, 0.25],
+            **{id(v): lambda old: old * [1, 1, 0.25] for v in amax(model)},
+        }
+        for variable in (*real(model), *amax(model), *optimizer.variables):
+            old = before[id(variable)]
+            due = allowed.get(id(variable), np.array)(old).astype(old.dtype)
+            assert same([due], values([variable])), variable.path
+        assert int(optimizer.skipped_steps) == skipped + 1
+
+
+@modes.each_mode
+@pytest.mark.parametrize("poison", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("where", ["gradient", "observation"])
+def test_one_bad_number_skips_the_step(run, poison, where):
+    model = make_model()
+    optimizer = LossScaleOptimizer("sgd")
+    variables = model.trainable_variables
+    optimizer.build(variables)
+    good = [tf.ones(v.shape) for v in variables]
+    at = [is_amax(v) == (where == "observation") for v in variables].index(True)
+    flat = np.ones(good[at].shape).ravel()
+    flat[-1] = poison
+    bad = list(good)
+    bad[at] = tf.constant(flat.reshape(good[at].shape), tf.float32)
+    step = run(lambda *gradients: optimizer.apply(gradients, variables))
+    step(*good)
+    before = values(real(model))
+    step(*bad)
+    assert same(before, values(real(model)))
+    assert int(optimizer.skipped_steps) == 1
+    assert int(optimizer.iterations) == 1
+    history = optimizer.amax_history.numpy()
+    assert np.unique(history[0]).tolist() == [0.5, 1] and not history[1:].any()
+    step(*good)
+    assert int(optimizer.iterations) == 2 and int(optimizer.step_counter) == 1
+
+
+# Every way to run, every optimizer.
+
+
+def test_the_ways_to_run_agree():
+    models, losses = {}, {}
+    for mode in FIT:
+        models[mode] = make_model()
+        inner = optimizers.Adam(0.01)
+        optimizer = LossScaleOptimizer(inner, growth_steps=3)
+        losses[mode] = train(models[mode], optimizer, mode)
+        assert float(optimizer.dynamic_scale) == 2.0**17
+    for mode in ("eager", "steps"):
+        assert losses[mode] == losses["graph"]
+        assert same(state(models[mode]), state(models["graph"]))
+    np.testing.assert_allclose(losses["jit"], losses["graph"], rtol=0.01)
+    assert losses["graph"][1] < 0.9 * losses["graph"][0]
+
+
+def test_unbuilt_eager_training_differs_in_its_first_gradient_scale_only():
+    built, unbuilt = make_model(), make_model()
+    losses = train(built, LossScaleOptimizer("sgd"), "eager", epochs=1)
+    unbuilt.compile(LossScaleOptimizer("sgd"), "mse", run_eagerly=True)
+    fitted = unbuilt.fit(*data(), 8, verbose=0, shuffle=False)
+    np.testing.assert_allclose(fitted.history["loss"], losses, rtol=0.05)
+    histories = [m.optimizer.amax_history.numpy() for m in (built, unbuilt)]
+    first = [history[3] for history in histories]
+    np.testing.assert_array_equal(*first)
+
+
+def make_inner(name: str) -> optimizers.Optimizer:
+    if name != "MultiOptimizer":
+        return CLASSES[name](learning_rate=0.01)
+    mapped = {".*kernel": optimizers.Adam(0.01)}
+    return optimizers.MultiOptimizer(
+        optimizers.OptimizerMap(optimizers.SGD(0.01), mapped)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        *[(name, "jit") for name in CLASSES],
+        *[(name, "graph") for name in ("SGD", "Lamb", "Muon", "Lion")],
+        *[(name, "eager") for name in ("Adam", "Ftrl", "MultiOptimizer")],
+        ("ScheduleFreeAdamW", "steps"),
+    ],
+)
+def test_every_optimizer_of_keras(name, mode):
+    keras.utils.set_random_seed(0)
+    layer = tfmp.layers.Dense(8, dtype="mixed_float8")
+    model = keras.Sequential([keras.Input([8]), layer])
+    optimizer = LossScaleOptimizer(make_inner(name))
+    before = layer.kernel.numpy()
+    model.compile(optimizer, "mse", **FIT[mode])
+    x, y = data()
+    losses = model.fit(x[:24], y[:24], 8, verbose=0, shuffle=False).history
+    assert np.isfinite(losses["loss"]).all()
+    assert np.isfinite(layer.kernel.numpy()).all()
+    assert (layer.kernel.numpy() != before).any()
+    assert int(optimizer.iterations) == 3 and not int(optimizer.skipped_steps)
+    history = optimizer.amax_history.numpy()[:, 0]
+    assert (history[:3] > 0).all() and not history[3:].any()
+    assert history[0, INPUTS] == np.abs(x[16:24]).max()
+    np.testing.assert_array_equal(layer.amax.numpy(), history.max(axis=0))
+    paths = [v.path for v in optimizer.inner_optimizer.variables]
+    assert not [path for path in paths if "amax" in path]
+
+
+def test_there_are_optimizers_to_run():
+    assert {"Adam", "SGD", "Muon", "MultiOptimizer"} < set(CLASSES)
+
+
+# The inner optimizer never sees FP8 state.
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"weight_decay": 0.1},
+        {"clipnorm": 0.5},
+        {"clipvalue": 0.01},
+        {"global_clipnorm": 0.5},
+        {"use_ema": True, "ema_momentum": 0.5},
+        {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 2},
+        {"gradient_accumulation_steps": 2},
+    ],
+    ids=lambda settings: "-".join(settings),
+)
+def test_the_inner_optimizer_works_as_if_there_were_no_float8(settings):
+    rng = np.random.default_rng(0)
+    models = [make_model(), make_model()]
+    alone = optimizers.Adam(0.01, **settings)
+    alone.build(real(models[0]))
+    inner = optimizers.Adam(0.01, **settings)
+    wrapped = LossScaleOptimizer(inner, growth_steps=2)
+    wrapped.build(models[1].trainable_variables)
+    for _ in range(5):
+        scale = float(wrapped.dynamic_scale)
+        gradients = {v: rng.normal(size=v.shape) for v in real(models[0])}
+        alone.apply(list(map(tf.cast, gradients.values(), [tf.float32] * 4)))
+        scaled = iter(
+            [tf.cast(scale * g, "float32") for g in gradients.values()]
+        )
+        wrapped.apply(
+            [
+                tf.fill([3], 1e6) if is_amax(v) else next(scaled)
+                for v in models[1].trainable_variables
+            ],
+            models[1].trainable_variables,
+        )
+    alone.finalize_variable_values(real(models[0]))
+    wrapped.finalize_variable_values(models[1].trainable_variables)
+    assert same(values(real(models[0])), values(real(models[1])))
+    assert same(values(alone.variables), values(inner.variables))
+    # Three steps of 1e6 lie behind the last growth, one step before it ...
+    for variable in amax(models[1]):
+        assert variable.numpy().tolist() == [1e6, 1e6, 4e6]
+
+
+@pytest.mark.parametrize("frequency", [None, 3])
+def test_moving_averages_in_fit(frequency):
+    model = make_model()
+    inner = optimizers.SGD(
+        0.01, use_ema=True, ema_overwrite_frequency=frequency
+    )
+    optimizer = LossScaleOptimizer(inner)
+    swap = keras.callbacks.SwapEMAWeights()
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer, "mse", **FIT["graph"])
+    x, y = data()
+    model.fit(
+        x,
+        y,
+        8,
+        verbose=0,
+        validation_data=(x, y),
+        callbacks=[] if frequency else [swap],
+    )
+    averages = [v for v in inner.variables if v.path.endswith("_average")]
+    assert same(values(real(model)), values(averages))
+    largest = optimizer.amax_history.numpy().max(axis=0)
+    np.testing.assert_array_equal(np.stack(values(amax(model))), largest)
+
+
+# Custom loops.
+
+
+def make_loop(
+    model: keras.Model, optimizer: Any, run: Callable, edit: Callable
+) -> Callable:
+    """Returns a training step that edits the list of gradients."""
+    mean_squared_error = keras.losses.MeanSquaredError()
+    variables = model.trainable_variables
+    optimizer.build(variables)
+
+    def step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            loss = mean_squared_error(y, model(x, training=True))
+            scaled = optimizer.scale_loss(loss)
+        gradients = edit(tape.gradient(scaled, variables), variables)
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return loss
+
+    return run(step)
+
+
+def as_they_are(gradients: list, variables: list) -> list:
+    return gradients
+
+
+@modes.each_mode
+def test_a_custom_loop_trains_as_fit_does(run):
+    fitted, looped = make_model(), make_model()
+    expected = train(fitted, LossScaleOptimizer("adam", growth_steps=3))
+    optimizer = LossScaleOptimizer("adam", growth_steps=3)
+    step = make_loop(looped, optimizer, run, as_they_are)
+    x, y = map(tf.constant, data())
+    losses = [
+        np.mean([step(x[i : i + 8], y[i : i + 8]) for i in range(0, 32, 8)])
+        for _ in range(2)
+    ]
+    np.testing.assert_allclose(losses, expected, rtol=1e-3)
+    if run is not modes.MODES["xla"]:
+        assert same(values(fitted.variables), values(looped.variables))
+        assert float(optimizer.dynamic_scale) == 2.0**17
+
+
+def one_step(inner: Any, edit: Callable) -> tuple[keras.Model, float]:
+    """Takes one step of rate 1; returns the model and how far it moved."""
+    model = make_model()
+    optimizer = LossScaleOptimizer(inner, initial_scale=16.0)
+    before = values(real(model))
+    step = make_loop(model, optimizer, tf.function, edit)
+    step(*[tf.constant(each[:8]) for each in data()])
+    moved = [a - b for a, b in zip(values(real(model)), before, strict=True)]
+    return model, float(tf.linalg.global_norm(moved))
+
+
+def clipped(gradients: list) -> list:
+    """Clips gradients of the scaled loss so that unscaled their norm is 1."""
+    return tf.clip_by_global_norm(gradients, 16.0)[0]
+
+
+def test_clipping_in_a_custom_loop():
+    free, _ = one_step(optimizers.SGD(1.0), as_they_are)
+    inside, moved = one_step(
+        optimizers.SGD(1.0, global_clipnorm=1.0), as_they_are
+    )
+    assert moved == pytest.approx(1, rel=1e-5)
+    mapped, moved = one_step(
+        optimizers.SGD(1.0), lambda g, v: map_gradients(clipped, g, v)
+    )
+    assert moved == pytest.approx(1, rel=1e-5)
+    for model in (inside, mapped):
+        assert same(values(amax(free)), values(amax(model)))
+
+
+def test_clipping_the_raw_list_is_what_to_avoid():
+    # The observed amax count in the norm, and are scaled down themselves.
+    free, _ = one_step(optimizers.SGD(1.0), as_they_are)
+    raw, moved = one_step(optimizers.SGD(1.0), lambda g, v: clipped(g))
+    assert moved < 0.9
+    for truth, corrupted in zip(amax(free), amax(raw), strict=True):
+        assert (corrupted.numpy() < 0.9 * truth.numpy()).all()
+
+
+# Lists of variables.
+
+
+def ones(variables: Sequence[Any], value: float = 1.0) -> list[tf.Tensor]:
+    return [tf.fill(v.shape, value) for v in variables]
+
+
+def test_a_part_of_the_variables():
+    model = make_model()
+    optimizer = LossScaleOptimizer("sgd", initial_scale=1.0)
+    optimizer.build(model.trainable_variables)
+    first, second = [layer.trainable_variables for layer in model.layers]
+    before = values(second)
+    optimizer.apply(ones(first), first)
+    assert same(values(second), before)
+    assert model.layers[0].amax.numpy().tolist() == [1, 1, 1]
+    optimizer.apply(ones(second, 2.0), second)
+    assert model.layers[1].amax.numpy().tolist() == [2, 2, 2]
+    optimizer.apply(ones(model.trainable_variables, 0.5))
+    # Each window still holds what came before, in whatever step.
+    history = optimizer.amax_history.numpy()[:3, :, 0]
+    assert history.tolist() == [[0.5, 0.5], [0, 2], [1, 0]]
+    assert [v.numpy()[0] for v in amax(model)] == [1, 2]
+
+
+def test_variables_without_gradient():
+    model = make_model()
+    optimizer = LossScaleOptimizer("sgd")
+    variables = model.trainable_variables
+    gradients = ones(variables)
+    optimizer.apply(gradients, variables)
+    before = values(model.layers[1].trainable_variables)
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        optimizer.apply([*gradients[:3], None, None, None], variables)
+    assert same(before, values(model.layers[1].trainable_variables))
+    assert not optimizer.amax_history.numpy()[0, 1].any()
+    assert int(optimizer.iterations) == 2
+
+
+@pytest.mark.parametrize("mode", ["graph", "jit", "eager"])
+@pytest.mark.parametrize("policy", ["float32", "mixed_float8"])
+def test_sparse_gradients(policy, mode):
+    x = np.random.default_rng(0).integers(10, size=[16, 3]).astype("int32")
+    y = x.sum(axis=1, keepdims=True).astype("float32")
+    trained = []
+    for make in (optimizers.LossScaleOptimizer, LossScaleOptimizer):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input([3], dtype="int32"),
+                keras.layers.Embedding(10, 4, dtype=policy),
+                keras.layers.Flatten(),
+                tfmp.layers.Dense(1, dtype=policy),
+            ]
+        )
+        before = model.layers[0].embeddings.numpy()
+        model.compile(make(optimizers.SGD(0.01)), "mse", **FIT[mode])
+        model.fit(x, y, 8, verbose=0, shuffle=False)
+        assert (model.layers[0].embeddings.numpy() != before).any()
+        trained.append(model)
+    assert not int(model.optimizer.skipped_steps)
+    if policy == "float32":
+        assert same(*[values(each.variables) for each in trained])
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_freezing_a_layer_and_compiling_again(again):
+    model = make_model()
+    optimizer = LossScaleOptimizer("adam", growth_steps=3)
+    train(model, optimizer)
+    frozen = model.layers[0]
+    frozen.trainable = False
+    kernel, seen = frozen.kernel.numpy(), frozen.amax.numpy()
+    if not again:
+        optimizer = LossScaleOptimizer("adam", growth_steps=3)
+    train(model, optimizer)
+    np.testing.assert_array_equal(frozen.kernel.numpy(), kernel)
+    np.testing.assert_array_equal(frozen.amax.numpy()[:GRADS], seen[:GRADS])
+    assert optimizer.amax_history.shape == (16, 2 if again else 1, 3)
+    window = optimizer.amax_history.numpy()[:, -1]
+    np.testing.assert_array_equal(
+        model.layers[1].amax.numpy(), window.max(axis=0)
+    )
+
+
+def test_variables_of_another_model_are_refused():
+    optimizer = LossScaleOptimizer("sgd")
+    optimizer.build(make_model().trainable_variables)
+    others = make_model().trainable_variables
+    with pytest.raises(ValueError, match=r"Received: unknown variable '.*amax"):
+        optimizer.apply(ones(others), others)
+    with pytest.raises(ValueError, match="Unknown variable"):
+        optimizer.apply(ones(others[:2]), others[:2])
+
+
+def test_lists_that_do_not_fit():
+    optimizer = LossScaleOptimizer("sgd")
+    variables = make_model().trainable_variables
+    with pytest.raises(ValueError, match=r"`trainable_variables`.*Received: N"):
+        optimizer.apply(ones(variables))
+    with pytest.raises(ValueError, match=r"`grads`.*Received: 2 for 6"):
+        optimizer.apply(ones(variables[:2]), variables)
+
+
+# On disk.
+
+
+def scheduled() -> LossScaleOptimizer:
+    """Returns an optimizer with every argument away from its default."""
+    rate = optimizers.schedules.CosineDecay(0.01, 40, alpha=0.1)
+    inner = optimizers.AdamW(
+        rate,
+        weight_decay=0.01,
+        beta_1=0.8,
+        global_clipnorm=5.0,
+        use_ema=True,
+        ema_momentum=0.9,
+        ema_overwrite_frequency=7,
+        name="inside",
+    )
+    return LossScaleOptimizer(
+        inner,
+        initial_scale=64.0,
+        growth_steps=3,
+        growth_factor=4.0,
+        backoff_factor=0.25,
+        min_scale=0.5,
+        max_scale=2.0**20,
+        dynamic=True,
+        name="outside",
+    )
+
+
+def restored_from_checkpoint(model, path, build_first):
+    fresh, optimizer = make_model(), scheduled()
+    for variable in fresh.variables:
+        variable.assign(tf.zeros_like(variable))
+    checkpoint = tf.train.Checkpoint(model=fresh, optimizer=optimizer)
+    if build_first:
+        optimizer.build(fresh.trainable_variables)
+    written = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+    status = checkpoint.restore(written.save(str(path / "at")))
+    if not build_first:
+        optimizer.build(fresh.trainable_variables)
+    status.assert_consumed()
+    fresh.compile(optimizer, "mse", **FIT["graph"])
+    return fresh
+
+
+def restored_from_keras(model, path, _):
+    model.save(path / "model.keras")
+    return keras.models.load_model(path / "model.keras")
+
+
+@pytest.mark.parametrize(
+    ("restore", "build_first"),
+    [
+        (restored_from_keras, None),
+        (restored_from_checkpoint, True),
+        (restored_from_checkpoint, False),
+    ],
+)
+def test_training_goes_on_from_disk(restore, build_first, tmp_path):
+    through, stopped = make_model(), make_model()
+    losses = train(through, scheduled(), epochs=8)
+    train(stopped, scheduled(), epochs=4)
+    again = restore(stopped, tmp_path, build_first)
+    assert same(state(stopped), state(again))
+    x, y = data()
+    rest = again.fit(x, y, 8, 4, verbose=0, shuffle=False).history["loss"]
+    # Except that fit() ends with the average of the weights.
+    reference = stopped.fit(x, y, 8, 4, verbose=0, shuffle=False)
+    assert rest == reference.history["loss"]
+    assert same(state(again), state(stopped))
+    assert len(losses) == 8
+
+
+@pytest.mark.parametrize("restore", [restored_from_keras])
+def test_interrupted_training_is_uninterrupted_training(restore, tmp_path):
+    through, stopped = make_model(), make_model()
+    losses = train(
+        through, LossScaleOptimizer("adam", growth_steps=3), epochs=8
+    )
+    first = train(stopped, LossScaleOptimizer("adam", growth_steps=3), epochs=4)
+    again = restore(stopped, tmp_path, None)
+    last = again.fit(*data(), 8, 4, verbose=0, shuffle=False).history["loss"]
+    assert [*first, *last] == losses
+    assert same(state(again), state(through))
+
+
+def test_configuration_round_trip():
+    static = LossScaleOptimizer("sgd", 4.0, dynamic=False)
+    for optimizer in (scheduled(), static):
+        config = optimizer.get_config()
+        kept = copy.deepcopy(config)
+        again = LossScaleOptimizer.from_config(config)
+        assert config == kept
+        assert again.get_config() == kept == json.loads(json.dumps(kept))
+        other = optimizers.deserialize(optimizers.serialize(optimizer))
+        assert type(other) is LossScaleOptimizer
+        assert other.get_config() == kept
+
+
+def test_the_round_trip_sets_every_argument():
+    parameters = inspect.signature(LossScaleOptimizer).parameters
+    config = scheduled().get_config()
+    assert set(config) == set(parameters)
+    default = {n: p.default for n, p in parameters.items()}
+    equal = {n for n, value in config.items() if value == default[n]}
+    assert equal == {"dynamic"}  # which the static one has
+
+
+# Arguments.
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "error"),
+    [
+        ("inner_optimizer", 1.0, TypeError),
+        ("inner_optimizer", None, TypeError),
+        ("inner_optimizer", optimizers.Adam, TypeError),
+        ("initial_scale", "8", TypeError),
+        ("initial_scale", True, TypeError),
+        ("initial_scale", 0.5, ValueError),
+        ("initial_scale", 2.0**25, ValueError),
+        ("initial_scale", float("nan"), ValueError),
+        ("growth_steps", 1.0, TypeError),
+        ("growth_steps", True, TypeError),
+        ("growth_steps", 0, ValueError),
+        ("growth_factor", "2", TypeError),
+        ("growth_factor", 1.0, ValueError),
+        ("growth_factor", 2.0**17, ValueError),
+        ("backoff_factor", None, TypeError),
+        ("backoff_factor", 1.0, ValueError),
+        ("backoff_factor", 0.0, ValueError),
+        ("backoff_factor", -0.5, ValueError),
+        ("min_scale", "1", TypeError),
+        ("min_scale", 0.0, ValueError),
+        ("min_scale", float("inf"), ValueError),
+        ("max_scale", [], TypeError),
+        ("max_scale", 0.5, ValueError),
+        ("max_scale", 2.0**41, ValueError),
+        ("dynamic", 1, TypeError),
+    ],
+)
+def test_wrong_arguments(argument, value, error):
+    arguments = {"inner_optimizer": "sgd", argument: value}
+    with pytest.raises(error, match=rf"`{argument}` must .*Received: "):
+        LossScaleOptimizer(**arguments)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: optimizers.LossScaleOptimizer(optimizers.SGD()),
+        lambda: LossScaleOptimizer(optimizers.SGD()),
+        lambda: optimizers.SGD(loss_scale_factor=8.0),
+    ],
+)
+def test_an_inner_optimizer_that_scales_the_loss(make):
+    with pytest.raises(ValueError, match=r"`inner_optimizer` must not .*Rec"):
+        LossScaleOptimizer(make())
+
+
+def test_compile_does_not_wrap_it_again():
+    model = make_model("mixed_float16")
+    optimizer = LossScaleOptimizer("sgd")
+    model.compile(optimizer, "mse")
+    assert model.optimizer is optimizer
+
+
+# How much it adds to a step.
+
+
+def make_step(make: type, depth: int, with_amax: bool, **options: Any) -> Any:
+    """Returns a step of an optimizer on given gradients, and those."""
+    model = keras.Sequential([keras.Input([4])])
+    for _ in range(depth):
+        model.add(tfmp.layers.Dense(4, dtype="mixed_float8"))
+    variables = model.trainable_variables if with_amax else real(model)
+    optimizer = make(optimizers.SGD(0.01))
+    optimizer.build(variables)
+
+    @tf.function(**options)
+    def step(*gradients: tf.Tensor) -> None:
+        optimizer.apply(list(gradients), variables)
+
+    return step, [tf.zeros(v.shape) for v in variables]
+
+
+def operations(make: type, depth: int, with_amax: bool) -> collections.Counter:
+    """Counts the operations of a step's graph, all branches together."""
+    step, gradients = make_step(make, depth, with_amax)
+    graph = step.get_concrete_function(*gradients).graph.as_graph_def()
+    bodies = [graph.node, *[f.node_def for f in graph.library.function]]
+    names = [node.op for body in bodies for node in body]
+    return collections.Counter(n for n in names if n != "Placeholder")
+
+
+def instructions(make: type, depth: int, with_amax: bool) -> Any:
+    """Counts the instructions that XLA is given for a step."""
+    step, gradients = make_step(make, depth, with_amax, jit_compile=True)
+    text = step.experimental_get_compiler_ir(*gradients)(stage="hlo")
+    found = re.findall(r"^ .* = .*?[\])}] ([a-z-]+)\(", text, re.MULTILINE)
+    return collections.Counter(found)
+
+
+def added(count: Callable, make: type, depth: int) -> collections.Counter:
+    """Counts what `amax` variables add to the same step without them."""
+    return count(make, depth, True) - count(make, depth, False)
+
+
+def test_operations_do_not_grow_with_depth():
+    two = added(operations, LossScaleOptimizer, 2)
+    assert two["Pack"] and two["Unpack"]
+    for depth in (4, 8, 16):
+        more = added(operations, LossScaleOptimizer, depth)
+        # An input of the gather and an output of the scatter, in both
+        # branches: a finite step and a skipped one.
+        growth = {op: more[op] - two[op] for op in more if more[op] != two[op]}
+        each = 2 * (depth - 2)
+        assert growth == {"ReadVariableOp": each, "AssignVariableOp": each}
+
+
+def test_a_layer_adds_fewer_operations_than_in_keras():
+    totals = {
+        make: [operations(make, depth, True).total() for depth in (2, 16)]
+        for make in (optimizers.LossScaleOptimizer, LossScaleOptimizer)
+    }
+    theirs, ours = [more - two for two, more in totals.values()]
+    assert ours < theirs
+
+
+def test_compiled_arithmetic_does_not_grow_with_depth():
+    moves = {"copy", "get-tuple-element", "parameter", "reshape", "slice"}
+    growing = {}
+    for make in (optimizers.LossScaleOptimizer, LossScaleOptimizer):
+        two, four = [added(instructions, make, depth) for depth in (2, 4)]
+        growing[make] = {op for op in four if four[op] != two[op]}
+    assert growing[LossScaleOptimizer] == moves
+    # So the count would show it if it did, as it does in Keras.
+    assert growing[optimizers.LossScaleOptimizer] > {"is-finite", "reduce"}
+
+
+# Two replicas.
+
+REPLICAS = """
+import json
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+halves = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, halves)
+import keras, tfmp
+
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+x = np.random.default_rng(0).integers(-16, 17, [32, 8]) / 8
+x = x.astype("float32")
+x[12, 3] = 16.0  # the largest of step 0, in replica 1
+x[18, 3] = 32.0  # the largest of step 1, in replica 0
+y = x.sum(axis=1, keepdims=True)
+
+with strategy.scope():
+    keras.utils.set_random_seed(0)
+    layers = [tfmp.layers.Dense(8, "relu", dtype="mixed_float8"),
+              tfmp.layers.Dense(1, dtype="mixed_float8")]
+    model = keras.Sequential([keras.Input([8]), *layers])
+    optimizer = tfmp.optimizers.LossScaleOptimizer(
+        keras.optimizers.Adam(0.01, global_clipnorm=10.0), growth_steps=3)
+    model.compile(optimizer, "mse", jit_compile=False)
+
+def replicas():
+    variables = [*model.variables, *optimizer.variables]
+    found = [[part.numpy() for part in
+              strategy.experimental_local_results(v.value)] for v in variables]
+    return {v.path: each for v, each in zip(variables, found, strict=True)}
+
+def fit(x, y):
+    losses = model.fit(x, y, 16, verbose=0, shuffle=False).history["loss"]
+    parts = replicas()
+    differ = [path for path, part in parts.items()
+              if len(part) != 2 or part[0].tobytes() != part[1].tobytes()]
+    state = {path: part[0].tolist() for path, part in parts.items()}
+    return {"loss": losses[-1], "differ": differ, "state": state,
+            "history": optimizer.amax_history.numpy()[:2].tolist(),
+            "scale": float(optimizer.dynamic_scale.numpy()),
+            "skipped": int(optimizer.skipped_steps.numpy()),
+            "iterations": int(optimizer.iterations.numpy())}
+
+out = {"fit": fit(x, y), "more": fit(x, y)}
+for name, row in (("replica 0", 3), ("replica 1", 12)):
+    bad = x.copy()
+    bad[row, 0] = np.inf
+    out[name] = fit(bad[:16], y[:16])
+print(json.dumps(out))
+"""
+
+
+@pytest.fixture(scope="module")
+def replicas() -> dict[str, Any]:
+    root = pathlib.Path(__file__).resolve().parent.parent
+    path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+    run = subprocess.run(
+        [sys.executable, "-c", REPLICAS],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_two_replicas_hold_one_state(replicas):
+    for found in replicas.values():
+        assert found["differ"] == []
+    assert replicas["fit"]["iterations"] == 2
+    assert replicas["more"]["iterations"] == 4
+    assert replicas["more"]["scale"] == 2.0**16
+    assert replicas["more"]["loss"] < replicas["fit"]["loss"]
+
+
+def test_two_replicas_observe_the_maximum_of_both(replicas):
+    second, first = replicas["fit"]["history"]
+    assert [first[0][INPUTS], second[0][INPUTS]] == [16, 32]
+
+
+def test_a_bad_number_in_one_replica_skips_the_step_in_both(replicas):
+    before = replicas["more"]
+    for bad in (replicas["replica 0"], replicas["replica 1"]):
+        assert bad["skipped"] == before["skipped"] + 1
+        assert bad["scale"] == before["scale"] / 2
+        may_change = ("amax", "dynamic_scale", "step_counter", "skipped_steps")
+        for path, value in bad["state"].items():
+            if not any(name in path for name in may_change):
+                kept = before["state"][path] == value
+                assert kept or path.startswith(("mean", "loss", "mse")), path
+        before = bad

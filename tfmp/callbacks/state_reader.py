@@ -1,0 +1,180 @@
+"""Reads the loss scale and all FP8 state of a model at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfmp import recipes, scaling
+from tfmp.layers.contraction import is_amax
+
+OPTIMIZER_STATE = {
+    "loss_scale": "dynamic_scale",
+    "skipped_steps": "skipped_steps",
+}
+
+
+class StateReader:
+    """Reads the precision state of a model in one transfer to the host.
+
+    What is read has a name each:
+
+        loss_scale              if the optimizer has one
+        skipped_steps           if the optimizer counts them
+        <layer path>/<role>/amax    for each role that is quantized
+        <layer path>/<role>/scale   for each of these that is delayed
+
+    The scale of a role is that of the next training step,
+
+        scale = 2**(floor(log2(max / amax)) - margin)
+
+    with the prior where `amax` is not observed yet.  A role under current
+    scaling has none before its tensor is seen, nor has any of a frozen layer.
+
+    Invariant: reading is one `tf.function`, traced once, which returns a
+    single tensor; float64, so that every float32 and every count fits.
+
+    Args:
+        model: built, as is its optimizer if it has one.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        optimizer = getattr(model, "optimizer", None)
+        state = {
+            name: getattr(optimizer, attribute, None)
+            for name, attribute in OPTIMIZER_STATE.items()
+        }
+        self._state = {k: v for k, v in state.items() if v is not None}
+        amax = [v for v in model.variables if is_amax(v)]
+        self.has_float8 = bool(amax)
+        self._groups = _grouped(amax)
+        names = [name for group in self._groups for name in group.names()]
+        self.names = (*self._state, *names)
+        self._function = tf.function(self._stack, autograph=False)
+
+    @property
+    def traces(self) -> int:
+        """How many times the read was traced."""
+        return self._function.experimental_get_tracing_count()
+
+    def read(self) -> np.ndarray:
+        """Returns the values, float64, in the order of `names`."""
+        return self._function().numpy() if self.names else np.zeros([0])
+
+    def _stack(self) -> tf.Tensor:
+        """Gathers on the device, copies once, and computes on the host."""
+        state = [_float64(v)[tf.newaxis] for v in self._state.values()]
+        amax = [v for group in self._groups for v in group.layers.values()]
+        if amax:
+            rows = tf.stack([tf.convert_to_tensor(v) for v in amax])
+            state.append(_float64(tf.reshape(rows, [-1])))
+        device_values = tf.concat(state, axis=0)
+        with tf.device("CPU:0"):
+            sizes = [
+                len(recipes.ROLES) * len(group.layers) for group in self._groups
+            ]
+            parts = tf.split(device_values, [len(self._state), *sizes])
+            values = [
+                _float64(group.values(tf.cast(part, tf.float32)))
+                for group, part in zip(self._groups, parts[1:], strict=True)
+            ]
+            return tf.concat([parts[0], *values], axis=0)
+
+
+def _float64(x: Any) -> tf.Tensor:
+    return tf.cast(tf.convert_to_tensor(x), tf.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """Layers that are read alike.
+
+    Attributes:
+        recipe: of all of them.
+        trainable: whether they are observed, and so scale by `amax`.
+        layers: `amax` by the layer's path.
+    """
+
+    recipe: recipes.Recipe
+    trainable: bool
+    layers: dict[str, keras.Variable]
+
+    def columns(self) -> list[tuple[str, str]]:
+        """Returns the (role, "amax" or "scale") read of each layer."""
+        found = []
+        for role in filter(self.recipe.quantizes, recipes.ROLES):
+            found.append((role, "amax"))
+            if self.trainable and self.recipe.is_delayed(role):
+                found.append((role, "scale"))
+        return found
+
+    def names(self) -> list[str]:
+        """Returns the name of each value, layer by layer."""
+        return [
+            f"{path}/{role}/{what}"
+            for path in self.layers
+            for role, what in self.columns()
+        ]
+
+    def values(self, amax: tf.Tensor) -> tf.Tensor:
+        """Returns the values in the order of `names()`, float32.
+
+        Args:
+            amax: of all layers, float32 of shape `[3 * len(layers)]`.
+        """
+        amax = tf.reshape(amax, [-1, len(recipes.ROLES)])
+        columns = [self._column(amax, *column) for column in self.columns()]
+        return tf.reshape(tf.stack(columns, axis=1), [-1])
+
+    def _column(self, amax: tf.Tensor, role: str, what: str) -> tf.Tensor:
+        if what == "amax":
+            return amax[:, recipes.ROLES.index(role)]
+        target = self.recipe.format(role)
+        assumed = scaling.assumed_amax(amax, role, target)
+        return scaling.compute_scale(assumed, target, self.recipe.margin)
+
+
+def _grouped(amax: Iterable[keras.Variable]) -> list[_Group]:
+    groups: dict[tuple[recipes.Recipe, bool], _Group] = {}
+    taken: set[str] = set()
+    for variable in amax:
+        path = _free(variable.path.removesuffix("/amax"), taken)
+        taken.add(path)
+        key = variable.recipe, variable.trainable
+        group = groups.setdefault(key, _Group(*key, {}))
+        group.layers[path] = variable
+    return [group for group in groups.values() if group.columns()]
+
+
+def _free(path: str, taken: set[str]) -> str:
+    """Two layers of the same name, of two parents, may have the same path."""
+    name, number = path, 0
+    while name in taken:
+        number += 1
+        name = f"{path}_{number}"
+    return name
+
+
+def steps_taken(optimizer: object) -> int:
+    """Returns how many training steps an optimizer has seen, at the least.
+
+        steps = iterations * gradient_accumulation_steps + skipped_steps
+
+    It is less than the truth within an accumulation, and for an optimizer
+    that skips steps without counting them.  0 if it has no `iterations`.
+    """
+    iterations = getattr(optimizer, "iterations", None)
+    if iterations is None:
+        return 0
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    accumulated = getattr(inner, "gradient_accumulation_steps", None) or 1
+    skipped = getattr(optimizer, "skipped_steps", None)
+    steps = int(keras.ops.convert_to_numpy(iterations)) * accumulated
+    if skipped is None:
+        return steps
+    return steps + int(keras.ops.convert_to_numpy(skipped))

@@ -1,0 +1,66 @@
+"""Working on a gradient list in a custom loop, clear of the FP8 state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tfmp.layers.contraction import is_amax
+
+
+def map_gradients(
+    function: Callable[[list[Any]], Sequence[Any]],
+    gradients: Sequence[Any],
+    variables: Sequence[Any],
+) -> list[Any]:
+    """Applies a function to the real gradients of a list only.
+
+    Among the gradients of a model with FP8 layers are observed amax, which
+    are no gradients: to clip, average or add noise to them would corrupt the
+    scales, and they would count in a global norm.  `function` never sees
+    them.
+
+    Args:
+        function: takes the list of real gradients and returns as many.
+        gradients: what `tape.gradient(loss, variables)` gave.
+        variables: the variables.
+
+    Returns:
+        All gradients in order, those of `amax` variables as they were.
+
+    Raises:
+        ValueError: if the lists differ in length, or `function` returns
+            another number of gradients than it was given.
+
+    >>> import keras, tensorflow as tf
+    >>> from tfmp.layers import Dense
+    >>> layer = Dense(2, dtype="mixed_float8")
+    >>> with tf.GradientTape() as tape:
+    ...     loss = 100.0 * tf.reduce_sum(layer(tf.ones([4, 8])))
+    >>> variables = layer.trainable_variables
+    >>> gradients = map_gradients(
+    ...     lambda g: tf.clip_by_global_norm(g, 1.0)[0],
+    ...     tape.gradient(loss, variables),
+    ...     variables,
+    ... )
+    >>> round(float(tf.linalg.global_norm(gradients[:2])), 2)
+    1.0
+    >>> float(gradients[2][2])  # the amax of the output gradient, untouched
+    100.0
+    """
+    if len(gradients) != len(variables):
+        raise ValueError(
+            "`gradients` and `variables` must be of one length. "
+            f"Received: {len(gradients)} and {len(variables)}"
+        )
+    result = list(gradients)
+    real = [i for i, v in enumerate(variables) if not is_amax(v)]
+    mapped = list(function([gradients[i] for i in real]))
+    if len(mapped) != len(real):
+        raise ValueError(
+            "`function` must return one gradient for each that it is given. "
+            f"Received: {len(mapped)} for {len(real)}"
+        )
+    for index, gradient in zip(real, mapped, strict=True):
+        result[index] = gradient
+    return result
