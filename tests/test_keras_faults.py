@@ -254,7 +254,9 @@ def test_fault_19_clipping_in_a_custom_loop_leaves_scales_alone(compiled):
     (tf.function(step) if compiled else step)()
     moved = [
         b - a
-        for a, b, v in zip(before, model.get_weights(), model.weights)
+        for a, b, v in zip(
+            before, model.get_weights(), model.weights, strict=True
+        )
         if v.name != "amax"
     ]
     norm = np.sqrt(sum(np.square(m).sum() for m in moved))

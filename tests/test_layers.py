@@ -240,6 +240,22 @@ def test_lora_trains_in_fp8(make):
     assert np.all(layer.amax.numpy() > 0)
 
 
+@pytest.mark.parametrize(
+    "mode", [{"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": 1}]
+)
+@pytest.mark.parametrize("scale", [1.0, 2.0**15])
+def test_a_model_that_fit_builds_trains(mode, scale):
+    model = keras.Sequential(
+        [tfmp.layers.Dense(8, dtype="mixed_float8") for _ in range(2)]
+    )
+    optimizer = tfmp.optimizers.LossScaleOptimizer("sgd", initial_scale=scale)
+    model.compile(optimizer, "mse", **mode)
+    x = normal(64, 12)
+    losses = model.fit(x, x[:, :8], epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    assert all(np.all(layer.amax.numpy() > 0) for layer in model.layers)
+
+
 def test_an_inference_before_any_step_uses_the_tensors_own_scale():
     layer = tfmp.layers.Dense(8, use_bias=False, dtype="mixed_float8")
     x = normal(64, 12) * 1e-5  # Far below what the prior would keep.

@@ -23,8 +23,7 @@ DTYPES = {
 }
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
-RECIPES = {
-    **PRESETS,
+MORE_RECIPES = {
     "delayed_margin_1": DelayedScaling(margin=1),
     "delayed_current_inputs": DelayedScaling(current=("inputs",)),
     "delayed_current_kernel": DelayedScaling(current=("kernel",)),
@@ -46,6 +45,7 @@ RECIPES = {
     "current_e5m2_inputs": CurrentScaling(inputs="E5M2", grads="E4M3"),
     "current_e5m2_kernel": CurrentScaling(kernel="E5M2", grads="E4M3"),
 }
+RECIPES = {**PRESETS, **MORE_RECIPES}
 SIZES = (33, 65, 17)  # none divides by 16
 NO_AMAX = np.zeros(3, "float32")
 
@@ -159,28 +159,23 @@ EQUATIONS = [
     ("ab,bc->ac", (5, 7), (7, 3)),
     ("ab,bc->ac", (1, 1), (1, 1)),
     ("ab,bc->ac", (1, 17), (17, 1)),
-    ("ab,bc->ac", (33, 1), (1, 31)),
     ("ab,bc->ca", (5, 7), (7, 3)),
     ("ba,cb->ac", (7, 5), (3, 7)),
     ("ab,bc", (5, 7), (7, 3)),
     ("ba,bc->ac", (7, 5), (7, 3)),
     ("abc,cde->abde", (2, 3, 5), (5, 3, 4)),
-    ("abcd,cdef->abef", (2, 3, 5, 2), (5, 2, 3, 4)),
     ("abcd,dcef->feab", (2, 3, 5, 2), (2, 5, 3, 4)),
     ("bij,bjk->bik", (3, 4, 5), (3, 5, 2)),
     ("bij,jbk->kib", (3, 4, 5), (5, 3, 2)),
     ("bqhd,bkhd->bhqk", (2, 5, 3, 7), (2, 4, 3, 7)),
     ("bhqk,bkhd->bqhd", (2, 3, 5, 4), (2, 4, 3, 7)),
     ("a,b->ab", (5,), (3,)),
-    ("a,b->ba", (5,), (3,)),
     ("a,a->", (17,), (17,)),
     ("a,a->a", (17,), (17,)),
-    ("ab,ba->ab", (5, 3), (3, 5)),
     (",->", (), ()),
     (",a->a", (), (5,)),
     ("...a,ab->...b", (2, 3, 5), (5, 4)),
     ("...a,ab->...b", (5,), (5, 4)),
-    ("...ab,...bc->...ac", (2, 3, 4, 5), (2, 3, 5, 6)),
     ("...ab,...bc->...ac", (2, 1, 4, 5), (1, 3, 5, 6)),
     ("...ab,...bc->...ac", (3, 4, 5), (2, 3, 5, 6)),
     ("...ab,...bc->...ac", (2, 3, 4, 5), (1, 5, 6)),
@@ -261,33 +256,36 @@ def test_any_equation(case):
 
 
 @pytest.mark.parametrize(
-    ("equation", "lhs", "rhs", "unknown"),
+    ("equation", "lhs", "rhs", "jit_compile"),
     [
-        ("ab,bc->ac", "N7", "73", "lhs"),
-        ("...a,ab->...b", "N57", "73", "lhs"),
-        ("ab,bc->ac", "57", "7N", "rhs"),
-        ("ab,bc->ac", "5N", "N3", "contracting"),
-        ("bij,bjk->bki", "N45", "N53", "batch"),
-        ("...ij,...jk->...ik", "N45", "N53", "batch"),
-        ("bij,bjk->bki", "NNN", "NNN", "all"),
-        ("...ij,...jk->...ik", "N45", "153", "one_to_broadcast"),
-        ("...ij,...jk->...ik", "145", "N53", "one_to_broadcast"),
+        ("ab,bc->ac", "N7", "73", False),
+        ("ab,bc->ac", "N7", "73", True),
+        ("...a,ab->...b", "N57", "73", False),
+        ("ab,bc->ac", "57", "7N", True),
+        ("ab,bc->ac", "5N", "N3", False),
+        ("bij,bjk->bki", "N45", "N53", False),
+        ("...ij,...jk->...ik", "N45", "N53", True),
+        ("bij,bjk->bki", "NNN", "NNN", False),
+        ("...ij,...jk->...ik", "N45", "153", False),
+        ("...ij,...jk->...ik", "145", "N53", True),
     ],
 )
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_unknown_lengths(equation, lhs, rhs, unknown, jit_compile):
+def test_unknown_lengths(equation, lhs, rhs, jit_compile):
+    """N stands for an unknown length; it also broadcasts a length of one."""
+
     def shape(text, length):
         return [length if n == "N" else int(n) for n in text]
 
-    x, w = (tf.TensorSpec(shape(text, None)) for text in (lhs, rhs))
     function = tf.function(
         functools.partial(ops.einsum, equation),
         autograph=False,
         jit_compile=jit_compile,
-    ).get_concrete_function(x, w)
+    ).get_concrete_function(
+        tf.TensorSpec(shape(lhs, None)), tf.TensorSpec(shape(rhs, None))
+    )
+    reference = functools.partial(tf.einsum, equation)
     for n in (1, 9):
         x, w = integers(n, *shape(lhs, n)), integers(1, *shape(rhs, n))
-        reference = functools.partial(tf.einsum, equation)
         check_exact(function, reference, x, w)
 
 
@@ -303,28 +301,34 @@ def test_unknown_lengths_that_differ(jit_compile):
         function(tf.ones([2, 1]), tf.ones([4, 3]))
 
 
-@each_dtype
-@pytest.mark.parametrize("recipe", ["delayed", "current"])
 @pytest.mark.parametrize(
-    ("x", "w"), [((0, 6), (6, 3)), ((4, 0), (0, 3)), ((4, 6), (6, 0))]
+    ("dtype", "recipe", "m", "k", "n"),
+    [
+        ("float32", "delayed", 0, 6, 3),
+        ("bfloat16", "delayed", 0, 6, 3),
+        ("float16", "delayed", 0, 6, 3),
+        ("float32", "current", 0, 6, 3),
+        ("float32", "delayed", 4, 0, 3),
+        ("float32", "delayed", 4, 6, 0),
+    ],
 )
-def test_empty(dtype, recipe, x, w):
-    x, w = normal(0, *x, dtype=dtype), normal(1, *w)
+def test_empty(dtype, recipe, m, k, n):
+    x, w = normal(0, m, k, dtype=dtype), normal(1, k, n)
     y, dx, dw, amax = gradients(x, w, recipe=recipe)
-    assert not np.any(y) and y.shape == (len(x), w.shape[1])
-    assert not np.any(dx) and dx.shape == x.shape
-    assert not np.any(dw) and dw.shape == w.shape
-    sizes = np.array([x.size, w.size, y.shape.num_elements()])
+    for tensor, shape in ((y, (m, n)), (dx, (m, k)), (dw, (k, n))):
+        assert tensor.shape == shape
+        assert not np.any(tensor)
+    sizes = np.array([m * k, k * n, m * n])
     assert np.array_equal(amax.numpy() == 0, sizes == 0)
 
 
 @each_dtype
 @pytest.mark.parametrize("recipe", ["delayed", "current"])
 def test_zeros(dtype, recipe):
-    x, w = np.zeros([4, 6], DTYPES[dtype]), np.zeros([6, 3], "float32")
-    y, dx, dw, amax = gradients(x, w, upstream=0.0, recipe=recipe)
-    assert [t.dtype.name for t in (y, dx, dw)] == [dtype, dtype, "float32"]
-    for tensor in (y, dx, dw, amax):
+    x, w = np.zeros([6, 6], DTYPES[dtype]), np.zeros([6, 6], "float32")
+    results = gradients(x, w, upstream=0.0, recipe=recipe)
+    assert [t.dtype.name for t in results[:3]] == [dtype, dtype, "float32"]
+    for tensor in results:
         assert not np.any(tensor)
 
 
@@ -344,8 +348,13 @@ def example(name, dtype, kernel_dtype="float32"):
     return tensors, amax, actual
 
 
-@each_dtype
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *itertools.product(PRESETS, DTYPES),
+        *zip(MORE_RECIPES, itertools.cycle(DTYPES)),
+    ],
+)
 def test_both_oracles(name, dtype):
     tensors, amax, (*actual, observed) = example(name, dtype)
     recipe = RECIPES[name]
@@ -521,7 +530,7 @@ def test_finite_inputs_never_give_nan(dtype, name):
     """Also where scales and factors leave the range of float32."""
     top = float(ml_dtypes.finfo(DTYPES[dtype]).max)
     magnitudes = [1e-45, 1e-30, 1.0, min(1e30, top), top]
-    tensors = [np.clip(normal(s, 5, 5), -1, 1) for s in range(3)]
+    tensors = [np.clip(normal(s, 6, 6), -1, 1) for s in range(3)]
     for chosen in itertools.product(magnitudes, repeat=3):
         scaled = [
             (t * np.float32(magnitude)).astype(DTYPES[dtype])

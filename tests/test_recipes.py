@@ -440,9 +440,9 @@ def test_get_of_anything_else(identifier, error, said):
         ({"class_name": "Recipe", "config": {}}, ValueError),
         ({"class_name": "dict", "config": {}}, ValueError),
         ({"class_name": None, "config": {}}, TypeError),
-        ({"class_name": "CurrentScaling"}, (TypeError, ValueError)),
+        ({"class_name": "CurrentScaling"}, TypeError),
         ({"class_name": "CurrentScaling", "config": 1}, TypeError),
-        ({"class_name": "CurrentScaling", "config": {"x": 1}}, TypeError),
+        ({"class_name": "CurrentScaling", "config": {"x": 1}}, ValueError),
     ],
 )
 def test_get_of_a_wrong_config(config, error):

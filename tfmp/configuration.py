@@ -9,7 +9,13 @@ from typing import Any
 import keras
 
 from tfmp import checks, policies, recipes
-from tfmp.hardware import LOSS_SCALE, SINCE, Hardware, decide, detect
+from tfmp.hardware import (
+    LOSS_SCALE,
+    SINCE,
+    Hardware,
+    decide,
+    detect,
+)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -22,6 +28,12 @@ class Configuration:
         policy: the dtype policy it set.
         reason: why this policy.
         notes: what else to know; may be empty.
+
+    >>> from tfmp.hardware import Device
+    >>> cpu = Hardware((Device("cpu", "x86_64"),))
+    >>> with policies.policy_scope("float32"):
+    ...     configure("mixed_float16", hardware=cpu).policy.compute_dtype
+    'float16'
     """
 
     hardware: Hardware

@@ -153,8 +153,7 @@ class Recipe:
             )
         if not config.keys() <= set(known):
             raise ValueError(
-                f"`config` must have keys out of {known}. "
-                f"Received: {config!r}"
+                f"`config` must have keys out of {known}. Received: {config!r}"
             )
         return cls(**config)
 

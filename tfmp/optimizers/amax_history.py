@@ -11,8 +11,6 @@ import tensorflow as tf
 from tfmp import recipes, scaling
 from tfmp.layers.contraction import is_amax
 
-GRADS = recipes.ROLES.index("grads")
-
 
 class AmaxHistory:
     """Delayed scaling for all `amax` variables of a model at once.
@@ -50,14 +48,22 @@ class AmaxHistory:
         return steps, len(self.variables), len(recipes.ROLES)
 
     def start(self, loss_scale: float) -> None:
-        """Puts the prior of gradients no step has seen in scaled units."""
-        for variable in self.variables:
-            target = variable.recipe.format("grads")
-            prior = scaling.PRIOR_AMAX["grads", target.name] * loss_scale
-            value = tf.convert_to_tensor(variable)
-            known = scaling.is_observed(value[GRADS])
-            grads = tf.where(known, value[GRADS], prior)
-            variable.assign(tf.stack([*tf.unstack(value)[:GRADS], grads]))
+        """Puts the prior of gradients no step has seen in scaled units.
+
+        A model that is not built yet when its step is first traced has no
+        values to start from; its first step clips gradients above the prior.
+        """
+        with tf.init_scope():
+            for variable in self.variables:
+                if variable.value.is_initialized():
+                    self._start_one(variable, loss_scale)
+
+    def _start_one(self, variable: Any, loss_scale: float) -> None:
+        target = variable.recipe.format("grads")
+        prior = scaling.PRIOR_AMAX["grads", target.name] * loss_scale
+        *others, grads = tf.unstack(tf.convert_to_tensor(variable))
+        grads = tf.where(scaling.is_observed(grads), grads, prior)
+        variable.assign(tf.stack([*others, grads]))
 
     def observed(self, pairs: Sequence[tuple[Any, Any]]) -> tf.Tensor:
         """Orders observations by row; zero for a variable without one.

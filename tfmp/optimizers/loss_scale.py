@@ -100,8 +100,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         self.skipped_steps = self._add_state("skipped_steps", (), "int64")
         if amax.variables:
             amax.history = self._add_state("amax_history", amax.shape)
-            with tf.init_scope():
-                amax.start(self.initial_scale)
+            amax.start(self.initial_scale)
         self._amax = amax
         super().build([v for v in amax.trainable if not is_amax(v)])
 

@@ -1,0 +1,178 @@
+"""tfmp.stablehlo: the modules' text, and what running them gives."""
+
+import math
+import re
+
+import ml_dtypes
+import numpy as np
+import pytest
+import tensorflow as tf
+from modes import MODES
+
+from tfmp import stablehlo
+from tfmp.equations import Contraction
+
+E4M3 = tf.dtypes.experimental.float8_e4m3fn
+E5M2 = tf.dtypes.experimental.float8_e5m2
+MATMUL = Contraction("ij", "jk", "ik")
+
+
+def call(contraction, lhs, rhs, dtype, precise):
+    """Returns the one XlaCallModule that multiplies two tensors' specs."""
+
+    def function(lhs, rhs):
+        return stablehlo.dot_general(lhs, rhs, contraction, dtype, precise)
+
+    graph = MODES["graph"](function).get_concrete_function(lhs, rhs).graph
+    (operation,) = (
+        op for op in graph.get_operations() if op.type == "XlaCallModule"
+    )
+    return operation
+
+
+def text(*arguments):
+    return call(*arguments).get_attr("module").decode()
+
+
+def test_module_of_static_shapes():
+    lhs, rhs = tf.TensorSpec([4, 8], E4M3), tf.TensorSpec([8, 2], E4M3)
+    written = text(MATMUL, lhs, rhs, tf.bfloat16, False)
+    assert " ".join(written.split()) == " ".join(
+        """
+        module @tfmp attributes {jax.uses_shape_polymorphism = true} {
+          func.func public @main(%a: tensor<4x8xf8E4M3FN>,
+              %b: tensor<8x2xf8E4M3FN>) -> tensor<4x2xbf16> {
+            %d = stablehlo.dot_general %a, %b, contracting_dims = [1] x [0],
+                precision = [DEFAULT, DEFAULT]
+                : (tensor<4x8xf8E4M3FN>, tensor<8x2xf8E4M3FN>)
+                -> tensor<4x2xbf16>
+            return %d : tensor<4x2xbf16>
+          }
+        }
+        """.split()
+    )
+
+
+def test_module_of_unknown_lengths():
+    lhs = tf.TensorSpec([None, 3, None, 8], E5M2)
+    rhs = tf.TensorSpec([None, 2, 3, 8], E4M3)
+    contraction = Contraction("bhqd", "bkhd", "kbqh")
+    operation = call(contraction, lhs, rhs, tf.float32, True)
+    written = operation.get_attr("module").decode()
+    assert "%a: tensor<?x3x?x8xf8E5M2>, %b: tensor<?x2x3x8xf8E4M3FN>" in written
+    assert "-> tensor<?x3x?x2xf32>" in written
+    assert "batching_dims = [0, 1] x [0, 2]" in written
+    assert "contracting_dims = [3] x [3]" in written
+    assert "precision = [HIGHEST, HIGHEST]" in written
+    assert operation.outputs[0].shape.as_list() == [None, 3, None, 2]
+    assert operation.outputs[0].dtype == tf.float32
+
+
+@pytest.mark.parametrize(("lhs", "rhs"), [(5, 5), (None, 5), (5, None)])
+def test_a_length_known_of_one_operand_is_known(lhs, rhs):
+    contraction = Contraction("bij", "bjk", "bik")
+    specs = tf.TensorSpec([lhs, 2, 3], E4M3), tf.TensorSpec([rhs, 3, 4], E4M3)
+    operation = call(contraction, *specs, tf.bfloat16, False)
+    assert operation.outputs[0].shape == [5, 2, 4]
+
+
+def test_scalars():
+    spec = tf.TensorSpec([], E4M3)
+    written = text(Contraction("", "", ""), spec, spec, tf.bfloat16, False)
+    assert "%a: tensor<f8E4M3FN>" in written
+    assert "batching_dims" not in written
+    assert "contracting_dims = [] x []" in written
+
+
+@pytest.mark.parametrize(
+    ("dtype", "element"),
+    [
+        (E4M3, "f8E4M3FN"),
+        (E5M2, "f8E5M2"),
+        (tf.bfloat16, "bf16"),
+        (tf.float16, "f16"),
+        (tf.float32, "f32"),
+    ],
+)
+def test_element_types(dtype, element):
+    lhs, rhs = tf.TensorSpec([2, 2], dtype), tf.TensorSpec([2, 2], E4M3)
+    written = text(MATMUL, lhs, rhs, tf.float32, True)
+    assert re.search(rf"%a: tensor<2x2x{element}>", written)
+
+
+LENGTHS = {"b": 2, "h": 3, "i": 4, "j": 5, "k": 6}
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "contraction",
+    [
+        MATMUL,
+        Contraction("ji", "kj", "ki"),
+        Contraction("bij", "bjk", "kbi"),
+        Contraction("ibjh", "hkbj", "bhik"),
+        Contraction("ij", "ij", ""),
+        Contraction("i", "j", "ji"),
+        Contraction("", "", ""),
+    ],
+)
+def test_result_is_in_the_natural_order(contraction, jit_compile):
+    """Whole numbers, of two FP8 types: exact, and unknown to the module."""
+    lhs, rhs = (
+        np.random.default_rng(seed)
+        .integers(-8, 9, [LENGTHS[c] for c in labels])
+        .astype(dtype)
+        for seed, labels, dtype in (
+            (0, contraction.lhs, ml_dtypes.float8_e4m3fn),
+            (1, contraction.rhs, ml_dtypes.float8_e5m2),
+        )
+    )
+    function = tf.function(
+        lambda lhs, rhs: stablehlo.dot_general(
+            lhs, rhs, contraction, tf.float32, True
+        ),
+        input_signature=[
+            tf.TensorSpec([None] * lhs.ndim, E4M3),
+            tf.TensorSpec([None] * rhs.ndim, E5M2),
+        ],
+        autograph=False,
+        jit_compile=jit_compile,
+    )
+    equation = f"{contraction.lhs},{contraction.rhs}->{contraction.natural}"
+    expected = np.einsum(equation, lhs.astype("float32"), rhs.astype("float32"))
+    np.testing.assert_array_equal(function(lhs, rhs), expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rounded"),
+    [("float32", 200705.0), ("bfloat16", 200704.0), ("float16", math.inf)],
+)
+@pytest.mark.parametrize("precise", [False, True])
+def test_result_is_rounded_once(dtype, rounded, precise):
+    """448 * 448 + 1 fits float32 only; float16 has no room even for half."""
+    lhs = np.array([[448, 1]]).astype(ml_dtypes.float8_e4m3fn)
+    product = stablehlo.dot_general(
+        tf.constant(lhs),
+        tf.constant(lhs.T),
+        MATMUL,
+        tf.as_dtype(dtype),
+        precise,
+    )
+    assert product.dtype.name == dtype
+    assert float(tf.cast(product, tf.float32)[0, 0]) == rounded
+
+
+def test_barrier_changes_no_value():
+    tensors = [tf.constant([1.5, -0.0, math.inf]), tf.constant(3)]
+    for one, other in zip(
+        MODES["xla"](stablehlo.barrier)(*tensors), tensors, strict=True
+    ):
+        assert one.dtype == other.dtype
+        assert one.numpy().tobytes() == other.numpy().tobytes()
+
+
+def test_barrier_stands_in_the_program():
+    x = tf.ones([3])
+    compiled = MODES["xla"](lambda x: stablehlo.barrier(x, 2 * x))
+    program = compiled.experimental_get_compiler_ir(x)(stage="hlo")
+    assert "opt-barrier" in program
