@@ -29,12 +29,14 @@ def dot_general(contraction, lhs, rhs):
         used = batch[which] + summed[which]
         free_axes = [a for a in range(x.ndim) if a not in used]
         order = (*batch[which], *free_axes, *summed[which])
-        sizes = [x.shape[a] for a in batch[which]]
+        lengths = [x.shape[a] for a in batch[which]]
         depth = int(np.prod([x.shape[a] for a in summed[which]]))
         free.append([x.shape[a] for a in free_axes])
-        matrices.append(x.transpose(order).reshape([*sizes, -1, depth]))
+        matrices.append(x.transpose(order).reshape([*lengths, -1, depth]))
+    left, right = (m.shape[:-2] for m in matrices)
+    assert left == right, "NumPy would broadcast"
     result = matrices[0] @ np.swapaxes(matrices[1], -1, -2)
-    result = result.reshape([*sizes, *free[0], *free[1]])
+    result = result.reshape([*lengths, *free[0], *free[1]])
     return result.transpose(contraction.permutation)
 
 
@@ -173,7 +175,7 @@ def test_any_text_is_an_error_or_right(equation, lhs_shape, rhs_shape):
         assert repr(equation) in str(error)
         return
     lhs, rhs = integers(lhs_shape, 1), integers(rhs_shape, 2)
-    expected = np.einsum(equation, lhs, rhs)
+    expected = np.einsum(equation.replace(" ", ""), lhs, rhs)
     np.testing.assert_array_equal(product(parsed, lhs, rhs), expected)
 
 

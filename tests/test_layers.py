@@ -81,7 +81,7 @@ def test_fp8_layer_is_near_the_keras_layer(make):
     x = normal(64, 12)
     layer(x), plain(x)
     plain.set_weights(layer.get_weights()[:2])
-    layer.amax.assign([4.0, layer.amax.numpy()[1], 8.0])
+    layer.amax.assign([4.0, 0.0, 8.0])
     y, d_x, d_kernel, d_bias, _ = gradients(layer, x)
     exact = gradients(plain, x)
     for value, reference in zip([y, d_x, d_kernel, d_bias], exact, strict=True):
@@ -101,8 +101,7 @@ def test_state_is_one_variable_of_shape_3(make):
     assert layer.amax.shape == (3,) and layer.amax.dtype == "float32"
     assert layer.amax.overwrite_with_gradient
     assert layer.count_params() == 12 * 8 + 8 + 3
-    kernel_max = np.abs(layer.kernel.numpy()).max()
-    np.testing.assert_array_equal(layer.amax.numpy(), [0, kernel_max, 0])
+    np.testing.assert_array_equal(layer.amax.numpy(), [0, 0, 0])
 
 
 @MAKERS
@@ -140,7 +139,7 @@ def test_einsum_equations(equation, output_shape, bias_axes, shape):
     x = normal(*shape)
     layer(x), plain(x)
     plain.set_weights([v.numpy() for v in layer.weights if v.name != "amax"])
-    layer.amax.assign([4.0, layer.amax.numpy()[1], 4.0])
+    layer.amax.assign([4.0, 0.0, 4.0])
     exact = gradients(plain, x)
     for value, reference in zip(gradients(layer, x), exact, strict=False):
         assert value.shape == reference.shape
@@ -196,9 +195,11 @@ def test_weights_of_a_plain_layer_load(make, use_bias, tmp_path):
     low.load_weights(tmp_path / "plain.weights.h5")
     kernel = plain.layers[0].kernel.numpy()
     np.testing.assert_array_equal(low.layers[0].kernel, kernel)
-    np.testing.assert_array_equal(
-        low.layers[0].amax, [0, np.abs(kernel).max(), 0]
-    )
+    # No scale of another kernel: this one is looked at.
+    np.testing.assert_array_equal(low.layers[0].amax, [0, 0, 0])
+    x = normal(64, 12)
+    exact, y = (tf.cast(m(x, training=True), tf.float32) for m in (plain, low))
+    assert tfmp.ops.sqnr(exact, y) > 20
 
 
 @MAKERS

@@ -302,6 +302,21 @@ def test_eager_training_may_start_with_another_gradient_scale():
     np.testing.assert_array_equal(*[seen[-1, GRADS] for seen in first])
 
 
+@pytest.mark.parametrize("mode", ["graph", "jit", "eager"])
+def test_a_model_that_fit_builds(mode):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([tfmp.layers.Dense(1, dtype="mixed_float8")])
+    optimizer = LossScaleOptimizer("sgd")
+    model.compile(optimizer, "mse", **FIT[mode])
+    x, y = data()
+    model.fit(x, y, 8, verbose=0, shuffle=False)
+    history = optimizer.amax_history.numpy()[:, 0]
+    assert (history[:4] > 0).all() and not history[4:].any()
+    np.testing.assert_array_equal(
+        model.layers[0].amax.numpy(), history.max(axis=0)
+    )
+
+
 def make_inner(name: str) -> optimizers.Optimizer:
     if name != "MultiOptimizer":
         return CLASSES[name](learning_rate=0.01)
@@ -870,8 +885,7 @@ def replicas():
               strategy.experimental_local_results(v.value)] for v in variables]
     return {v.path: each for v, each in zip(variables, found, strict=True)}
 
-def fit(x, y):
-    model.fit(x, y, 16, verbose=0, shuffle=False)
+def report():
     parts = replicas()
     differ = [path for path, part in parts.items()
               if len(part) != 2 or part[0].tobytes() != part[1].tobytes()]
@@ -882,11 +896,27 @@ def fit(x, y):
             "skipped": int(optimizer.skipped_steps.numpy()),
             "iterations": int(optimizer.iterations.numpy())}
 
+def fit(x, y):
+    model.fit(x, y, 16, verbose=0, shuffle=False)
+    return report()
+
+@tf.function
+def apply(bad):
+    context = tf.distribute.get_replica_context()
+    here = context.replica_id_in_sync_group == bad
+    gradients = [tf.fill(v.shape, tf.where(here, np.inf, 1.0))
+                 for v in model.trainable_variables]
+    for i in (2, 5):  # what is observed is finite
+        gradients[i] = tf.ones([3])
+    optimizer.apply(gradients, model.trainable_variables)
+
 out = {"fit": fit(x, y), "more": fit(x, y)}
-for name, row in (("replica 0", 3), ("replica 1", 12)):
+for replica, row in ((0, 3), (1, 12)):
     bad = x.copy()
     bad[row, 0] = np.inf
-    out[name] = fit(bad[:16], y[:16])
+    out[f"data {replica}"] = fit(bad[:16], y[:16])
+    strategy.run(apply, [tf.constant(replica)])
+    out[f"gradient {replica}"] = report()
 print(json.dumps(out))
 """
 
@@ -922,7 +952,8 @@ def test_two_replicas_observe_the_maximum_of_both(replicas):
 
 def test_a_bad_number_in_one_replica_skips_the_step_in_both(replicas):
     before = replicas["more"]
-    for bad in (replicas["replica 0"], replicas["replica 1"]):
+    for name in ("data 0", "gradient 0", "data 1", "gradient 1"):
+        bad = replicas[name]
         assert bad["skipped"] == before["skipped"] + 1
         assert bad["scale"] == before["scale"] / 2
         may_change = ("amax", "dynamic_scale", "step_counter", "skipped_steps")

@@ -80,8 +80,9 @@ def contract(
         recipe: formats and scaling of the roles.
         amax: float32 of shape `[3]`; entries that are zero or not finite
             count as not observed yet.
-        training: whether observations come back to `amax`.  If not, a role
-            without one uses its tensor's own amax.
+        training: whether observations come back to `amax`.  Then inputs and
+            gradients without one use a prior; otherwise, and the kernel
+            always, a role without one uses its tensor's own amax.
 
     Returns:
         Tensor of the dtype of `inputs`.
@@ -126,7 +127,7 @@ class _Program:
     ) -> tuple[tf.Tensor, Saved, list[tf.Tensor]]:
         """Returns the result, what backward needs, and the two amax seen."""
         wide = Operand(inputs), Operand(tf.cast(kernel, inputs.dtype))
-        scales = self.delayed_scales(amax)
+        scales = self.delayed_scales(amax, scaling.amax(kernel))
         low_inputs, inputs_amax = self.quantize("inputs", inputs, amax, scales)
         low_kernel, kernel_amax = self.quantize("kernel", kernel, amax, scales)
 
@@ -160,14 +161,16 @@ class _Program:
         )
         return d_inputs, d_kernel, observed
 
-    def delayed_scales(self, amax: tf.Tensor) -> Scales:
-        """Computes the scalars that need not see a tensor.
+    def delayed_scales(self, amax: tf.Tensor, kernel_amax: tf.Tensor) -> Scales:
+        """Computes the scalars that need not see an activation.
 
-        The barrier has XLA compute all of them in one kernel; otherwise each
+        A kernel that no step has observed is there to be looked at.  The
+        barrier has XLA compute all scalars in one kernel; otherwise each
         product repeats the arithmetic and slices `amax` again.
         """
+        seen = {"kernel": kernel_amax}
         exponents = {
-            role: self.exponent(role, self.assumed(role, amax))
+            role: self.exponent(role, self.assumed(role, amax, seen.get(role)))
             for role in recipes.ROLES
             if self.training
             and self.recipe.is_delayed(role)

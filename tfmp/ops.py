@@ -55,7 +55,8 @@ def einsum(
             `CurrentScaling()`, or `DelayedScaling()` if `amax` is given.
         amax: float32 of shape `[3]`, for delayed scaling: the amax to assume
             for `a`, `b` and the gradient of the result; zero means not
-            observed yet.  Its gradient is the amax observed in this step.
+            observed yet: a prior, or for `b` its own.  Its gradient is the
+            amax observed in this step.
         training: whether the observations come back to `amax`.  If not, a
             role not observed yet uses its tensor's own amax.
 

@@ -18,14 +18,13 @@ from tfmp import checks, formats, recipes
 
 MAX_EXPONENT = 126  # of a scale: its inverse is a normal float32 too
 
-# What to assume of a tensor that no step has seen yet, by role and format.
+# What to assume of a tensor that no step has seen yet, by role and format; a
+# kernel can be looked at.
 # Gradients get the range of E5M2 from 6e-8 to 448; E4M3 has a narrower one,
 # and clipping a large gradient for one step loses less than a vanished one.
 PRIOR_AMAX = {
     ("inputs", "E4M3"): 56.0,
     ("inputs", "E5M2"): 56.0,
-    ("kernel", "E4M3"): 1.75,
-    ("kernel", "E5M2"): 1.75,
     ("grads", "E4M3"): 0.21875,
     ("grads", "E5M2"): 448.0,
 }
@@ -71,8 +70,8 @@ def compute_scale(
         power_of_two: whether the scale is rounded down to a power of two.
 
     Returns:
-        float32 of the shape of `amax`; 1 where `amax` is zero, negative or
-        not finite.
+        float32 of the shape of `amax`; 1 where `amax` is zero, subnormal,
+        negative or not finite.
 
     Raises:
         TypeError: if `margin` or `power_of_two` has the wrong type.
@@ -111,7 +110,7 @@ def scale_exponent(
 
     Returns:
         int32 of the shape of `amax`, from -126 to 126; 0 where `amax` is not
-        positive and finite.
+        positive, normal and finite.
     """
     bits = tf.bitcast(amax, tf.int32)
     exponent = tf.bitwise.right_shift(bits, 23) - 127
@@ -138,8 +137,13 @@ def exp2(exponent: tf.Tensor) -> tf.Tensor:
 
 
 def is_observed(amax: tf.Tensor) -> tf.Tensor:
-    """Whether an amax is usable: positive and finite."""
-    return (amax > 0) & (amax < math.inf)
+    """Whether an amax is usable: a positive, normal and finite float32.
+
+    Compared as integers: whether a subnormal is above zero depends on who
+    compares, as some flush it first.
+    """
+    bits = tf.bitcast(amax, tf.int32)
+    return (bits >= 0x00800000) & (bits < 0x7F800000)
 
 
 def assumed_amax(
@@ -152,13 +156,14 @@ def assumed_amax(
         role: `"inputs"`, `"kernel"` or `"grads"`.
         target: the role's format.
         observed: what to use where `amax` has no observation, float32 scalar;
-            by default a prior for the role and format.
+            by default a prior for the role and format, or zero for a kernel.
 
     Returns:
         float32 of shape `[...]`.
     """
     known = amax[..., recipes.ROLES.index(role)]
-    otherwise = PRIOR_AMAX[role, target.name] if observed is None else observed
+    prior = PRIOR_AMAX.get((role, target.name), 0.0)
+    otherwise = prior if observed is None else observed
     return tf.where(is_observed(known), known, otherwise)
 
 

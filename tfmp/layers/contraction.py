@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import keras
-import tensorflow as tf
 
 from tfmp import ops, policies, recipes
 
@@ -25,9 +24,9 @@ class Float8Contraction(Base):
 
     With a policy that has a recipe, the layer owns one more variable, `amax`,
     float32 of shape `[3]`: the absolute maximum to assume for inputs, kernel
-    and output gradient.  Its gradient is the amax observed in the step, and
-    the optimizer writes it back.  Without a recipe the layer is the Keras
-    layer.
+    and output gradient, zero until a step has observed it.  Its gradient is
+    the amax observed in the step, and the optimizer writes it back.  Without
+    a recipe the layer is the Keras layer.
 
     A class that uses it names its einsum equation: `contraction_equation`.
     """
@@ -63,7 +62,7 @@ class Float8Contraction(Base):
             name="amax",
             shape=(len(recipes.ROLES),),
             dtype="float32",
-            initializer=self._initial_amax,
+            initializer="zeros",
             autocast=False,
             overwrite_with_gradient=True,
             aggregation="only_first_replica",
@@ -77,10 +76,6 @@ class Float8Contraction(Base):
         if self.recipe is not None and kwargs.get("name") == "kernel":
             kwargs["autocast"] = False
         return super().add_weight(*args, **kwargs)
-
-    def _initial_amax(self, shape: Any, dtype: Any = None) -> tf.Tensor:
-        """The kernel's own; inputs and gradients are not observed yet."""
-        return tf.stack([0.0, ops.amax(self.kernel), 0.0])
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Contracts, adds the bias and applies the activation."""
@@ -110,11 +105,8 @@ class Float8Contraction(Base):
         return spec
 
     def load_own_variables(self, store: Any) -> None:
-        """Loads variables; a file without `amax` starts it from the kernel."""
+        """Loads variables; a file of a plain layer has observed nothing."""
         plain = 1 if self.bias is None else 2
-        if self.amax is None or len(store) != plain:
-            super().load_own_variables(store)
-            return
-        kernel = tf.convert_to_tensor(store["0"])
-        amax = tf.stack([0.0, ops.amax(kernel), 0.0])
-        super().load_own_variables({**store, str(plain): amax})
+        if self.amax is not None and len(store) == plain:
+            store = {**store, str(plain): [0.0] * len(recipes.ROLES)}
+        super().load_own_variables(store)
