@@ -235,9 +235,11 @@ def _broadcast(
     lhs_drop = rhs_drop = ""
     for label in (c for c in lhs if c in rhs):
         left, right = lhs_shape[lhs.index(label)], rhs_shape[rhs.index(label)]
-        if left == right or left is None or right is None:
+        if left == right:
             continue
         if label in equation or 1 not in (left, right):
+            if left is None or right is None:
+                continue
             raise ValueError(
                 f"`equation` {equation!r} needs equal lengths for label "
                 f"'{label}'. Received: {tuple(lhs_shape)} and "

@@ -92,21 +92,28 @@ def sqnr(reference: Any, approximation: Any) -> tf.Tensor:
         approximation: floating-point tensor `y` of the same shape.
 
     Returns:
-        float32 scalar; infinite if the tensors are equal.
+        float32 scalar; infinite if the tensors are equal, NaN if either has
+        a NaN or an infinity.
 
     Raises:
         TypeError: if an argument is not floating-point.
+        ValueError: if the shapes differ.
 
     >>> round(float(sqnr([1.0, 2.0], [1.0, 2.1])), 1)
     27.0
     """
     x = tf.cast(scaling.as_float32("reference", reference), tf.float64)
     y = tf.cast(scaling.as_float32("approximation", approximation), tf.float64)
+    if not x.shape.is_compatible_with(y.shape):
+        raise ValueError(
+            f"`approximation` must have the shape {x.shape} of `reference`. "
+            f"Received: shape {y.shape}"
+        )
     noise = tf.reduce_sum(tf.square(x - y))
     ratio = tf.reduce_sum(tf.square(x)) / noise
     decibels = 10.0 * tf.math.log(ratio) / math.log(10.0)
     infinite = tf.constant(math.inf, tf.float64)
-    return tf.cast(tf.where(noise > 0, decibels, infinite), tf.float32)
+    return tf.cast(tf.where(noise == 0, infinite, decibels), tf.float32)
 
 
 def underflow_share(x: Any, scale: Any, dtype: Any) -> tf.Tensor:
@@ -159,7 +166,7 @@ def max_ulp_error(x: Any, scale: Any, dtype: Any) -> tf.Tensor:
         dtype: an FP8 format, as for `quantize`.
 
     Returns:
-        float32 scalar.
+        float32 scalar; NaN values count as 0, an infinity as infinite.
 
     >>> float(max_ulp_error([1.0625, 2.0], 1.0, "E4M3"))
     0.5
@@ -167,7 +174,9 @@ def max_ulp_error(x: Any, scale: Any, dtype: Any) -> tf.Tensor:
     target = _float8(dtype)
     scaled = scaling.as_float32("x", x) * scaling.as_float32("scale", scale)
     value = tf.cast(quantize(scaled, 1.0, dtype), tf.float32)
-    return tf.reduce_max(tf.abs(value - scaled) / _ulp(scaled, target))
+    error = tf.abs(value - scaled) / _ulp(scaled, target)
+    error = tf.where(tf.math.is_nan(error), 0.0, error)
+    return tf.maximum(tf.reduce_max(error), 0.0)
 
 
 def _ulp(x: tf.Tensor, target: formats.Format) -> tf.Tensor:

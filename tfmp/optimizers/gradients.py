@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tfmp.layers.contraction import is_amax
-
 
 def map_gradients(
     function: Callable[[list[Any]], Sequence[Any]],
@@ -20,13 +18,16 @@ def map_gradients(
     scales, and they would count in a global norm.  `function` never sees
     them.
 
+    The gradients are those of the scaled loss: multiply a clip norm by the
+    loss scale, `optimizer.scale_loss(norm)`.
+
     Args:
         function: takes the list of real gradients and returns as many.
         gradients: what `tape.gradient(loss, variables)` gave.
         variables: the variables.
 
     Returns:
-        All gradients in order, those of `amax` variables as they were.
+        All gradients in order, observations as they were.
 
     Raises:
         ValueError: if the lists differ in length, or `function` returns
@@ -54,7 +55,11 @@ def map_gradients(
             f"Received: {len(gradients)} and {len(variables)}"
         )
     result = list(gradients)
-    real = [i for i, v in enumerate(variables) if not is_amax(v)]
+    real = [
+        index
+        for index, variable in enumerate(variables)
+        if not getattr(variable, "overwrite_with_gradient", False)
+    ]
     mapped = list(function([gradients[i] for i in real]))
     if len(mapped) != len(real):
         raise ValueError(

@@ -45,6 +45,15 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
             `mixed_float8` need no more than `initial_scale=1, dynamic=False`.
         name: of the optimizer.
 
+    Attributes:
+        dynamic_scale: the loss scale, float32 scalar variable.
+        skipped_steps: how many steps were skipped, int64 scalar variable.
+        amax_history: float32 variable of shape `[steps, layers, 3]`, newest
+            first; None without FP8 layers.  All are there once built.
+
+    Build it before the first step of an eager custom loop, so that step 0
+    knows the loss scale: `optimizer.build(model.trainable_variables)`.
+
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if a number is out of its range, or the inner optimizer
@@ -93,13 +102,15 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         self.min_scale = float(min_scale)
         self.max_scale = float(max_scale)
         self.dynamic = dynamic
+        self.amax_history = None
 
     def build(self, var_list: Sequence[keras.Variable]) -> None:
         """Creates the optimizer's variables for a model's trainable ones."""
         amax = AmaxHistory(var_list)
         self.skipped_steps = self._add_state("skipped_steps", (), "int64")
         if amax.variables:
-            amax.history = self._add_state("amax_history", amax.shape)
+            self.amax_history = self._add_state("amax_history", amax.shape)
+            amax.history = self.amax_history
             amax.start(self.initial_scale)
         self._amax = amax
         super().build([v for v in amax.trainable if not is_amax(v)])
@@ -114,11 +125,6 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
             aggregation="only_first_replica",
             name=name,
         )
-
-    @property
-    def amax_history(self) -> keras.Variable | None:
-        """float32 of shape `[steps, layers, 3]`, newest first; None if none."""
-        return self._amax.history if self._amax else None
 
     def apply(
         self, grads: Sequence[Any], trainable_variables: Any = None
