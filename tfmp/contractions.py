@@ -93,12 +93,19 @@ def contract(
     def run(
         inputs: tf.Tensor, kernel: tf.Tensor, amax: tf.Tensor
     ) -> tuple[tf.Tensor, Callable]:
-        result, saved, observed = forward(inputs, kernel, amax)
+        # Eager mode records what runs here too, but forward has no gradient.
+        tensors = map(tf.stop_gradient, (inputs, kernel, amax))
+        result, saved, observed = forward(*tensors)
+        kernel_dtype = kernel.dtype  # grad() must not keep the kernel
 
         def grad(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            d_inputs, d_kernel, grads_amax = backward(upstream, saved, amax)
-            d_amax = tf.stack([*observed, grads_amax])
-            return d_inputs, tf.cast(d_kernel, kernel.dtype), d_amax
+            # Into the gradient's graph: calling a compiled function captures
+            # as XLA does, which the gradient of `tf.cond` cannot resolve.
+            kept = tf.nest.map_structure(_identity, (saved, amax, observed))
+            d_inputs, d_kernel, grads_amax = backward(upstream, *kept[:2])
+            d_amax = tf.stack([*kept[2], grads_amax])
+            d_kernel = tf.cast(d_kernel, kernel_dtype)
+            return _differentiated_once(d_inputs, d_kernel, d_amax)
 
         return result, grad
 
@@ -139,7 +146,9 @@ class _Program:
             "output", *operands("output"), inputs.dtype, scales
         )
         saved = Saved(
-            operands("kernel_grad")[0], operands("input_grad")[1], scales
+            _pack(operands("kernel_grad")[0]),
+            _pack(operands("input_grad")[1]),
+            scales,
         )
         return result, saved, [inputs_amax, kernel_amax]
 
@@ -147,7 +156,9 @@ class _Program:
         self, upstream: tf.Tensor, saved: Saved, amax: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns the gradients of inputs and kernel, and upstream's amax."""
-        inputs, kernel, scales = saved
+        inputs = _unpack(saved.inputs, self.recipe.format("inputs").dtype)
+        kernel = _unpack(saved.kernel, self.recipe.format("kernel").dtype)
+        scales = saved.scales
         low, observed = self.quantize("grads", upstream, amax, scales)
 
         def grads(product: str) -> Operand:
@@ -248,6 +259,32 @@ class _Program:
         if contraction.permutation != tuple(range(len(contraction.out))):
             result = tf.transpose(result, contraction.permutation)
         return tf.cast(result, dtype)
+
+
+def _pack(operand: Operand) -> Operand:
+    """As bytes: TensorFlow's lists, which loops keep tensors in, lack FP8."""
+    if operand.scale is None:
+        return operand
+    return operand._replace(value=stablehlo.bitcast(operand.value, tf.uint8))
+
+
+def _unpack(operand: Operand, dtype: str) -> Operand:
+    if operand.scale is None:
+        return operand
+    value = stablehlo.bitcast(operand.value, tf.as_dtype(dtype))
+    return operand._replace(value=value)
+
+
+def _identity(x: tf.Tensor | None) -> tf.Tensor | None:
+    return None if x is None else tf.identity(x)
+
+
+def _differentiated_once(*gradients: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Raises where a second derivative, or `jvp`, would be silently zero."""
+    message = "a product on FP8 operands has no second-order gradient"
+    return tuple(
+        tf.raw_ops.PreventGradient(input=g, message=message) for g in gradients
+    )
 
 
 def _wide(dtype: tf.DType) -> tf.DType:

@@ -139,8 +139,17 @@ def matmul(
     return einsum(equation, a, b, recipe=recipe, amax=amax, training=training)
 
 
+def _tensor(name: str, value: Any) -> tf.Tensor:
+    try:
+        return tf.convert_to_tensor(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`{name}` must be a tensor, or convert to one. Received: {value!r}"
+        ) from error
+
+
 def _operand(name: str, x: Any) -> tf.Tensor:
-    x = tf.convert_to_tensor(x)
+    x = _tensor(name, x)
     if x.dtype not in contractions.COMPUTE_DTYPES:
         allowed = ", ".join(d.name for d in contractions.COMPUTE_DTYPES)
         raise TypeError(
@@ -170,7 +179,7 @@ def _recipe(recipe: Any, amax: Any) -> recipes.Recipe:
 def _amax(amax: Any, recipe: recipes.Recipe) -> tf.Tensor:
     if amax is None:
         return tf.zeros([3])
-    amax = tf.convert_to_tensor(amax)
+    amax = _tensor("amax", amax)
     if amax.dtype != tf.float32:
         raise TypeError(
             f"`amax` must be float32. Received: dtype {amax.dtype.name}"
@@ -179,7 +188,7 @@ def _amax(amax: Any, recipe: recipes.Recipe) -> tf.Tensor:
         raise ValueError(
             f"`amax` must have shape [3]. Received: shape {amax.shape}"
         )
-    return amax
+    return tf.ensure_shape(amax, [3])
 
 
 def _squeeze(x: tf.Tensor, axes: tuple[int, ...]) -> tf.Tensor:

@@ -18,6 +18,7 @@ ELEMENT_TYPES = {
     "bfloat16": "bf16",
     "float16": "f16",
     "float32": "f32",
+    "uint8": "ui8",
 }
 
 MODULE = """\
@@ -29,6 +30,21 @@ module @tfmp attributes {{jax.uses_shape_polymorphism = true}} {{
   }}
 }}
 """
+
+BITCAST = """\
+module @tfmp attributes {{jax.uses_shape_polymorphism = true}} {{
+  func.func public @main(%a: {given}) -> {out} {{
+    %d = stablehlo.bitcast_convert %a : ({given}) -> {out}
+    return %d : {out}
+  }}
+}}
+"""
+
+
+def bitcast(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Returns the same bytes as another dtype of one byte."""
+    given, out = _tensor_type(x.shape, x.dtype), _tensor_type(x.shape, dtype)
+    return _call(BITCAST.format(given=given, out=out), [x], dtype, x.shape)
 
 
 def dot_general(
@@ -65,7 +81,7 @@ def dot_general(
         dimensions=_dimensions(contraction),
         precision=", ".join(["HIGHEST" if precise else "DEFAULT"] * 2),
     )
-    return _call(module, lhs, rhs, dtype, shape)
+    return _call(module, [lhs, rhs], dtype, shape)
 
 
 def barrier(*tensors: tf.Tensor) -> list[tf.Tensor]:
@@ -78,14 +94,13 @@ def barrier(*tensors: tf.Tensor) -> list[tf.Tensor]:
 
 def _call(
     module: str,
-    lhs: tf.Tensor,
-    rhs: tf.Tensor,
+    arguments: list[tf.Tensor],
     dtype: tf.DType,
     shape: list[int | None],
 ) -> tf.Tensor:
     """Runs a module on whatever device the tensors are on."""
     (result,) = xla.call_module(
-        [lhs, rhs],
+        arguments,
         version=9,
         module=module,
         Tout=[dtype],

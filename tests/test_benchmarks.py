@@ -1,0 +1,51 @@
+"""The program whose products the README counts, as XLA is given it."""
+
+from __future__ import annotations
+
+import re
+
+import compile_for_gpu
+import cpu_step
+import export_step
+import pytest
+
+E4M3, E5M2 = "f8E4M3FN", "f8E5M2"
+DOT = re.compile(
+    r"stablehlo\.dot.* : \(tensor<[\dx]*(\w+)>, tensor<[\dx]*(\w+)>"
+)
+
+
+@pytest.mark.parametrize(
+    "variant", [name for name in cpu_step.VARIANTS if "8" in name]
+)
+def test_exported_products(variant):
+    """Six: nothing has removed the gradient of the model's inputs yet."""
+    products = re.findall(DOT, export_step.export(variant))
+    if variant.startswith("tfmp"):
+        pairs = [(E4M3, E4M3), (E5M2, E4M3), (E4M3, E5M2)]
+        assert sorted(products) == sorted(2 * pairs)
+    else:
+        assert products and E4M3 not in str(products)
+
+
+PROGRAM = """
+%fused (param_0.1: f8e4m3fn[4,8], param_1.1: bf16[8,2]) -> bf16[4,2] {
+  %param_0.1 = f8e4m3fn[4,8]{1,0} parameter(0)
+  %param_1.1 = bf16[8,2]{1,0} parameter(1)
+  ROOT %dot.1 = bf16[4,2]{1,0} dot(%param_0.1, %param_1.1), lhs_contracting={1}
+}
+
+ENTRY %main (a: f8e4m3fn[4,8], b: f8e5m2[8,2]) -> bf16[4,2] {
+  %a = f8e4m3fn[4,8]{1,0} parameter(0)
+  %b = f8e5m2[8,2]{1,0} parameter(1)
+  %c = (bf16[4,2]{1,0}, s8[64]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul$f8"
+  ROOT %d = bf16[4,2]{1,0} fusion(%a, %b), kind=kCustom, calls=%fused
+}
+"""  # noqa: E501
+
+
+def test_products_of_a_compiled_program():
+    assert compile_for_gpu.product_operands(PROGRAM) == [
+        ("f8e4m3fn", "bf16"),
+        ("f8e4m3fn", "f8e5m2"),
+    ]
