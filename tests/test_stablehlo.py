@@ -1,5 +1,6 @@
 """tfmp.stablehlo: the modules' text, and what running them gives."""
 
+import functools
 import math
 import re
 
@@ -160,6 +161,28 @@ def test_result_is_rounded_once(dtype, rounded, precise):
     )
     assert product.dtype.name == dtype
     assert float(tf.cast(product, tf.float32)[0, 0]) == rounded
+
+
+@pytest.mark.parametrize("dtype", [E4M3, E5M2], ids=lambda d: d.name)
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_bitcast_keeps_all_codes(dtype, jit_compile):
+    """NaN and negative zero are codes too; the length is unknown."""
+    codes = np.arange(256, dtype="uint8").reshape(2, 128)
+    there = functools.partial(stablehlo.bitcast, dtype=dtype)
+    back = functools.partial(stablehlo.bitcast, dtype=tf.uint8)
+    for function, given in (
+        (there, codes),
+        (back, codes.view(dtype.as_numpy_dtype)),
+    ):
+        compiled = tf.function(
+            lambda x, function=function: function(x),
+            input_signature=[tf.TensorSpec([None, 128], given.dtype)],
+            autograph=False,
+            jit_compile=jit_compile,
+        )
+        assert compiled(given).dtype in (dtype, tf.uint8)
+        assert compiled(given).dtype != given.dtype
+        assert compiled(given).numpy().tobytes() == codes.tobytes()
 
 
 def test_barrier_changes_no_value():
