@@ -46,6 +46,7 @@ MORE_RECIPES = {
     "current_e5m2_kernel": CurrentScaling(kernel="E5M2", grads="E4M3"),
 }
 RECIPES = {**PRESETS, **MORE_RECIPES}
+OTHER_RECIPES = [name for name in RECIPES if name not in ("delayed", "current")]
 SIZES = (33, 65, 17)  # none divides by 16
 NO_AMAX = np.zeros(3, "float32")
 
@@ -160,25 +161,18 @@ EQUATIONS = [
     ("ab,bc->ac", (1, 1), (1, 1)),
     ("ab,bc->ac", (1, 17), (17, 1)),
     ("ab,bc->ca", (5, 7), (7, 3)),
-    ("ba,cb->ac", (7, 5), (3, 7)),
     ("ab,bc", (5, 7), (7, 3)),
     ("ba,bc->ac", (7, 5), (7, 3)),
-    ("abc,cde->abde", (2, 3, 5), (5, 3, 4)),
     ("abcd,dcef->feab", (2, 3, 5, 2), (2, 5, 3, 4)),
     ("bij,bjk->bik", (3, 4, 5), (3, 5, 2)),
     ("bij,jbk->kib", (3, 4, 5), (5, 3, 2)),
     ("bqhd,bkhd->bhqk", (2, 5, 3, 7), (2, 4, 3, 7)),
-    ("bhqk,bkhd->bqhd", (2, 3, 5, 4), (2, 4, 3, 7)),
     ("a,b->ab", (5,), (3,)),
     ("a,a->", (17,), (17,)),
-    ("a,a->a", (17,), (17,)),
     (",->", (), ()),
-    (",a->a", (), (5,)),
     ("...a,ab->...b", (2, 3, 5), (5, 4)),
-    ("...a,ab->...b", (5,), (5, 4)),
     ("...ab,...bc->...ac", (2, 1, 4, 5), (1, 3, 5, 6)),
     ("...ab,...bc->...ac", (3, 4, 5), (2, 3, 5, 6)),
-    ("...ab,...bc->...ac", (2, 3, 4, 5), (1, 5, 6)),
     ("a...b,bc->a...c", (2, 3, 4, 5), (5, 6)),
     ("...a,...a->...", (3, 5), (3, 5)),
     ("ab, bc -> ac", (5, 7), (7, 3)),
@@ -261,9 +255,7 @@ def test_any_equation(case):
         ("ab,bc->ac", "N7", "73", False),
         ("ab,bc->ac", "N7", "73", True),
         ("...a,ab->...b", "N57", "73", False),
-        ("ab,bc->ac", "57", "7N", True),
         ("ab,bc->ac", "5N", "N3", False),
-        ("bij,bjk->bki", "N45", "N53", False),
         ("...ij,...jk->...ik", "N45", "N53", True),
         ("bij,bjk->bki", "NNN", "NNN", False),
         ("...ij,...jk->...ik", "N45", "153", False),
@@ -351,8 +343,8 @@ def example(name, dtype, kernel_dtype="float32"):
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        *itertools.product(PRESETS, DTYPES),
-        *zip(MORE_RECIPES, itertools.cycle(DTYPES)),
+        *itertools.product(["delayed", "current"], DTYPES),
+        *zip(OTHER_RECIPES, itertools.cycle(DTYPES)),
     ],
 )
 def test_both_oracles(name, dtype):
