@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import tfmp
 from tfmp import recipes, scaling
-from tfmp.layers.contraction import is_amax
+from tfmp.layers.state import is_amax
 from tfmp.optimizers import LossScaleOptimizer
 from tfmp.optimizers.amax_history import AmaxHistory
 from tfmp.recipes import CurrentScaling, DelayedScaling

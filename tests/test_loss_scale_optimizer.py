@@ -22,7 +22,7 @@ import tensorflow as tf
 from keras import optimizers
 
 import tfmp
-from tfmp.layers.contraction import is_amax
+from tfmp.layers.state import is_amax
 from tfmp.optimizers import LossScaleOptimizer, map_gradients
 
 INPUTS, KERNEL, GRADS = range(3)

@@ -394,7 +394,7 @@ def test_layers_of_the_same_path():
     dense = [layers.Dense(2, dtype="mixed_float8", name="d") for _ in range(3)]
     for layer in dense:
         layer.build([None, 2])
-    assert {layer.amax.path for layer in dense} == {"d/amax"}
+    assert {layer.amax.path for layer in dense} == {"d/float8/amax"}
     model = keras.Sequential([keras.Sequential([layer]) for layer in dense])
     model.build([None, 2])
     for number, layer in enumerate(dense, start=1):

@@ -132,6 +132,15 @@ def recipe_of(policy: keras.DTypePolicy) -> recipes.Recipe | None:
     return getattr(policy, "recipe", None)
 
 
+def recipe_at(
+    policy: keras.DTypePolicy, path: str | None
+) -> recipes.Recipe | None:
+    """Returns the recipe that a policy, or map of policies, has for a path."""
+    if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+        policy = policy[path] if path else policy.default_policy
+    return recipe_of(policy)
+
+
 def set_global_policy(policy: Any) -> None:
     """Sets the policy of all layers that are built without one.
 

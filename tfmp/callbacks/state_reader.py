@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmp import recipes, scaling
-from tfmp.layers.contraction import is_amax
+from tfmp.layers.state import is_amax
 
 OPTIMIZER_STATE = {
     "loss_scale": "dynamic_scale",
@@ -143,7 +143,7 @@ def _grouped(amax: Iterable[keras.Variable]) -> list[_Group]:
     groups: dict[tuple[recipes.Recipe, bool], _Group] = {}
     taken: set[str] = set()
     for variable in amax:
-        path = _free(variable.path.removesuffix("/amax"), taken)
+        path = _free(variable.path.removesuffix("/float8/amax"), taken)
         taken.add(path)
         key = variable.recipe, variable.trainable
         group = groups.setdefault(key, _Group(*key, {}))

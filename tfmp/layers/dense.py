@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
 from tfmp.layers.contraction import Float8Contraction
@@ -29,6 +31,12 @@ class Dense(Float8Contraction, keras.layers.Dense):
     >>> layer.amax.shape
     TensorShape([3])
     """
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the variables; Keras' Dense forgets `lora_alpha` there."""
+        lora_alpha = self.lora_alpha
+        super().build(input_shape)
+        self.lora_alpha: Any = lora_alpha
 
     @property
     def contraction_equation(self) -> str:

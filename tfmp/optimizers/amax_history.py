@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfmp import recipes, scaling
-from tfmp.layers.contraction import is_amax
+from tfmp.layers.state import is_amax
 
 
 class AmaxHistory:

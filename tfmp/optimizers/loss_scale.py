@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from tfmp import checks
-from tfmp.layers.contraction import is_amax
+from tfmp.layers.state import is_amax
 from tfmp.optimizers.amax_history import AmaxHistory
 
 
