@@ -1,21 +1,37 @@
 """Mixed-precision and FP8 training for Keras on TensorFlow."""
 
-from tfmp import callbacks, formats, layers, ops, optimizers, recipes
+from tfmp import (
+    callbacks,
+    conversion,
+    cost_model,
+    formats,
+    layers,
+    ops,
+    optimizers,
+    recipes,
+)
 from tfmp.configuration import Configuration, configure
+from tfmp.conversion import Report, convert, revert, set_precision
 from tfmp.policies import (
     Policy,
     global_policy,
     policy_scope,
     set_global_policy,
 )
+from tfmp.precision_map import PrecisionMap
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Configuration",
     "Policy",
+    "PrecisionMap",
+    "Report",
     "callbacks",
     "configure",
+    "conversion",
+    "convert",
+    "cost_model",
     "formats",
     "global_policy",
     "layers",
@@ -23,5 +39,7 @@ __all__ = [
     "optimizers",
     "policy_scope",
     "recipes",
+    "revert",
     "set_global_policy",
+    "set_precision",
 ]

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 from keras.src.backend import AutocastScope
 from keras.src.backend.common import global_state
+from keras.src.models.functional import Functional
 
 
 def uncast() -> Any:
@@ -50,18 +51,61 @@ def children(layer: keras.Layer) -> list[keras.Layer]:
     return list(layer._layers)
 
 
+def own_weights(layer: keras.Layer) -> list[keras.Variable]:
+    """Returns the variables of a layer itself, without its sublayers'."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def calls(layer: keras.Layer) -> int:
+    """Returns how often a functional model calls a layer; else 1."""
+    return max(1, len(layer._inbound_nodes))
+
+
+def is_container(layer: keras.Layer) -> bool:
+    """Whether a layer saves its sublayers one by one, as they are."""
+    return type(layer) in (Functional, keras.Sequential)
+
+
+def set_policy(layer: keras.Layer, policy: keras.DTypePolicy) -> None:
+    """Gives a layer a policy of its own, also if it had a map of policies."""
+    layer._dtype_policy = policy
+
+
 def after_build(layer: keras.Layer, callback: Callable[[], None]) -> None:
-    """Has `callback` run once, after the layer's next `build`."""
+    """Has `callback` run once, after the layer's next `build`.
+
+    Several run in the order in which they came.
+    """
+    waiting = getattr(layer.build, "waiting", None)
+    if waiting is not None:
+        waiting.append(callback)
+        return
     build = layer.build
 
     @functools.wraps(build)
     def build_then(*args: Any, **kwargs: Any) -> None:
         build(*args, **kwargs)
-        if layer.build is build_then:
-            layer.build = build
-        callback()
+        layer.build = build
+        while build_then.waiting:  # type: ignore[attr-defined]
+            build_then.waiting.pop(0)()  # type: ignore[attr-defined]
 
+    build_then.waiting = [callback]  # type: ignore[attr-defined]
     layer.build = build_then
+
+
+def replace_variable(
+    optimizer: keras.optimizers.Optimizer,
+    old: keras.Variable,
+    new: keras.Variable,
+) -> None:
+    """Puts an optimizer's newest variable into the place of an older one."""
+    tracker = optimizer._tracker
+    tracker.untrack(new)
+    stored = optimizer._variables
+    place = [variable is old for variable in stored].index(True)
+    tracker.untrack(old)
+    stored.insert(place, new)
+    tracker.stored_ids["variables"].add(id(new))
 
 
 def compile_arguments(model: keras.Model) -> dict[str, Any] | None:

@@ -156,7 +156,7 @@ def set_global_policy(policy: Any) -> None:
     'bfloat16'
     >>> set_global_policy("float32")
     """
-    keras.config.set_dtype_policy(_checked(policy))
+    keras.config.set_dtype_policy(checked(policy))
 
 
 def global_policy() -> keras.DTypePolicy:
@@ -183,7 +183,7 @@ def policy_scope(policy: Any) -> Iterator[keras.DTypePolicy]:
     >>> layer.compute_dtype, global_policy().name
     ('float16', 'float32')
     """
-    policy, before = _checked(policy), global_policy()
+    policy, before = checked(policy), global_policy()
     keras.config.set_dtype_policy(policy)
     try:
         yield policy
@@ -191,7 +191,7 @@ def policy_scope(policy: Any) -> Iterator[keras.DTypePolicy]:
         keras.config.set_dtype_policy(before)
 
 
-def _checked(policy: Any) -> keras.DTypePolicy:
+def checked(policy: Any) -> keras.DTypePolicy:
     if isinstance(policy, keras.DTypePolicy):
         return policy
     return Policy(checks.choice("policy", policy, NAMES))

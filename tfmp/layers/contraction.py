@@ -35,8 +35,9 @@ class Float8Layer(Base):
 
     @property
     def amax(self) -> Any:
-        """The variable of the layer's `Float8State`, None without one."""
-        return self.float8 and self.float8.amax
+        """The variable of the layer's `Float8State`, None without FP8."""
+        idle = self.float8 is None or self.float8.recipe is None
+        return None if idle else self.float8.amax
 
     def build(self, input_shape: Any) -> None:
         """Creates the Keras layer's variables, and the FP8 state."""
@@ -44,12 +45,13 @@ class Float8Layer(Base):
         self.update_float8()
 
     def update_float8(self) -> None:
-        """Brings the state in line with the policy, that may have changed."""
+        """Brings the state in line with the policy, which may have changed.
+
+        The state of a layer that leaves FP8 is kept for when it comes back.
+        """
         recipe = self.recipe
-        if recipe is None and self.float8 is not None:
-            internals.remove_child(self, "float8")
-        elif recipe is not None and self.float8 is not None:
-            self.float8.use(recipe)
+        if self.float8 is not None:
+            self.float8.use(recipe, trainable=self.trainable)
         elif recipe is not None:
             parent = (self.path or self.name).rpartition("/")[0]
             with (

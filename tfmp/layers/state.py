@@ -33,7 +33,7 @@ class Float8State(keras.layers.Layer):
     def __init__(self, recipe: recipes.Recipe, **kwargs: Any) -> None:
         super().__init__(name="float8", dtype="float32", **kwargs)
         self.amax: Any = None
-        self.recipe = recipe
+        self.recipe: recipes.Recipe | None = recipe
 
     def build(self, input_shape: Any = None) -> None:
         """Creates the variable."""
@@ -46,12 +46,18 @@ class Float8State(keras.layers.Layer):
             overwrite_with_gradient=True,
             aggregation="only_first_replica",
         )
-        self.use(self.recipe)
+        self.use(self.recipe, self.trainable)
 
-    def use(self, recipe: recipes.Recipe) -> None:
-        """Changes the recipe, which the optimizer reads off the variable."""
+    def use(self, recipe: recipes.Recipe | None, trainable: bool) -> None:
+        """Changes the recipe, which the optimizer reads off the variable.
+
+        Args:
+            recipe: None if the contraction leaves FP8 for now.
+            trainable: whether the contraction is.
+        """
         self.recipe = recipe
         self.amax.recipe = recipe
+        self.trainable = trainable and recipe is not None
 
     def load_own_variables(self, store: Any) -> None:
         """Loads `amax`; a file of a plain layer has observed nothing."""

@@ -1,8 +1,4 @@
-"""Makes a Keras layer a tfmp layer, and back, without making a new object.
-
-    swap(layer, ours)      layer.__class__ = ours, and the FP8 state that its
-                           policy asks for; after `build` if not built yet
-    unswap(layer, stock)   layer.__class__ = stock, no FP8 state
+"""Makes a Keras layer a tfmp layer, without making a new object.
 
 The object stays what it was: its variables, name, path, connections and every
 reference to it.
@@ -16,42 +12,36 @@ from typing import Any
 import keras
 
 from tfmp import internals
-from tfmp.layers.contraction import Float8Layer
 
 
 def swap(layer: keras.Layer, ours: type) -> None:
-    """Gives a layer the class `ours`, a subclass of one of its own.
+    """Gives a layer the class `ours`, and the FP8 state its policy asks for.
 
-    A layer of a subclass of the Keras layer becomes one of both.
+    One that is not built yet gets the state when it is; one of a subclass of
+    the Keras layer becomes one of both.
 
     Args:
         layer: of the Keras class that `ours` extends, or of a subclass.
         ours: a class of `tfmp.layers`.
     """
     if not isinstance(layer, ours):
-        layer.__class__ = _both(ours, type(layer))
+        layer.__class__ = combined(ours, type(layer))
     if layer.built:
         _update(layer)
     else:
         internals.after_build(layer, functools.partial(_update, layer))
 
 
-def unswap(layer: keras.Layer, stock: type) -> None:
-    """Gives a layer the class `stock`; its FP8 state is gone."""
-    if getattr(layer, "float8", None) is not None:
-        internals.remove_child(layer, "float8")
-    layer.__class__ = stock
-
-
-@functools.lru_cache(maxsize=None)
-def _both(ours: type, theirs: type) -> type:
-    if issubclass(ours, theirs):
-        return ours
+@functools.cache
+def combined(*bases: type) -> type:
+    """Returns a class of several, under the name of the last one."""
+    if all(issubclass(bases[0], base) for base in bases):
+        return bases[0]
     names = ("__module__", "__qualname__", "__doc__")
-    body = {name: getattr(theirs, name) for name in names}
-    return type(theirs.__name__, (ours, theirs), body)
+    body = {name: getattr(bases[-1], name) for name in names}
+    return type(bases[-1].__name__, bases, body)
 
 
 def _update(layer: Any) -> None:
-    if isinstance(layer, Float8Layer):
+    if hasattr(layer, "update_float8"):
         layer.update_float8()

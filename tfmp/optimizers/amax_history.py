@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfmp import recipes, scaling
@@ -65,6 +66,35 @@ class AmaxHistory:
         grads = tf.where(scaling.is_observed(grads), grads, prior)
         variable.assign(tf.stack([*others, grads]))
 
+    def follow(self, old: AmaxHistory, loss_scale: float) -> None:
+        """Takes over what an older history has of the same variables.
+
+        Args:
+            old: the history before.
+            loss_scale: for the variables that are new.
+        """
+        history = np.zeros(self.shape, np.float32)
+        before = np.asarray(old.history)
+        steps = min(len(before), len(history))
+        for row, variable in enumerate(self.variables):
+            if id(variable) in old.rows:
+                was = old.rows[id(variable)]
+                history[:steps, row] = before[:steps, was]
+            else:
+                self._start_one(variable, loss_scale)
+        self.history.assign(history)
+
+    def fit(self, saved: Any) -> np.ndarray:
+        """Returns a saved array with the number of steps of this one.
+
+        Of another number of variables nothing is known: no observation.
+        """
+        saved, history = np.asarray(saved), np.zeros(self.shape, np.float32)
+        if saved.shape[1:] == history.shape[1:]:
+            steps = min(len(saved), len(history))
+            history[:steps] = saved[:steps]
+        return history
+
     def observed(self, pairs: Sequence[tuple[Any, Any]]) -> tf.Tensor:
         """Orders observations by row; zero for a variable without one.
 
@@ -82,7 +112,8 @@ class AmaxHistory:
             if id(variable) not in self.rows:
                 raise ValueError(
                     "`trainable_variables` must be those that the optimizer "
-                    "was built with; for others, make a new optimizer. "
+                    "was built with; after a change of precision, call "
+                    "`optimizer.rebuild(model.trainable_variables)`. "
                     f"Received: unknown variable '{variable.path}'"
                 )
         given = {self.rows[id(v)]: g for g, v in pairs if g is not None}

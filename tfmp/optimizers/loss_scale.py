@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import checks
+from tfmp import checks, internals
 from tfmp.layers.state import is_amax
 from tfmp.optimizers.amax_history import AmaxHistory
 
@@ -49,7 +49,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         dynamic_scale: the loss scale, float32 scalar variable.
         skipped_steps: how many steps were skipped, int64 scalar variable.
         amax_history: float32 variable of shape `[steps, layers, 3]`, newest
-            first; None without FP8 layers.  All are there once built.
+            first.  All are there once built.
 
     Build it before the first step of an eager custom loop, so that step 0
     knows the loss scale: `optimizer.build(model.trainable_variables)`.
@@ -102,18 +102,43 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         self.min_scale = float(min_scale)
         self.max_scale = float(max_scale)
         self.dynamic = dynamic
-        self.amax_history = None
+        self.amax_history: Any = None
 
     def build(self, var_list: Sequence[keras.Variable]) -> None:
         """Creates the optimizer's variables for a model's trainable ones."""
-        amax = AmaxHistory(var_list)
+        self._amax = amax = AmaxHistory(var_list)
         self.skipped_steps = self._add_state("skipped_steps", (), "int64")
-        if amax.variables:
-            self.amax_history = self._add_state("amax_history", amax.shape)
-            amax.history = self.amax_history
-            amax.start(self.initial_scale)
-        self._amax = amax
+        self.amax_history = self._add_state("amax_history", amax.shape)
+        amax.history = self.amax_history
+        amax.start(self.initial_scale)
         super().build([v for v in amax.trainable if not is_amax(v)])
+
+    def rebuild(self, var_list: Sequence[keras.Variable]) -> None:
+        """Follows a model that was converted since the optimizer was built.
+
+        Only FP8 state may differ; what was observed of a layer is kept, as is
+        all state of the inner optimizer.  `tfmp.convert` calls it for the
+        optimizer that a model is compiled with; a custom loop calls it.
+
+        Args:
+            var_list: the model's trainable variables.
+        """
+        if self._amax is None:
+            self.build(var_list)
+            return
+        old, self._amax = self._amax, AmaxHistory(var_list)
+        self.amax_history = self._add_state("amax_history", self._amax.shape)
+        internals.replace_variable(self, old.history, self.amax_history)
+        self._amax.history = self.amax_history
+        self._amax.follow(old, float(self.dynamic_scale))
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads all variables; a window of another length is cut or filled."""
+        if self._amax is not None:
+            ours = [v is self.amax_history for v in self.variables].index(True)
+            fitted = self._amax.fit(store[str(ours)])
+            store = {**store, str(ours): fitted}
+        super().load_own_variables(store)
 
     def _add_state(
         self, name: str, shape: tuple[int, ...], dtype: str = "float32"

@@ -1,0 +1,7 @@
+"""Any Keras model in FP8: converted in place, and back."""
+
+from tfmp.conversion.converting import convert, revert, set_precision
+from tfmp.conversion.defaults import DEFAULTS
+from tfmp.conversion.report import Report
+
+__all__ = ["DEFAULTS", "Report", "convert", "revert", "set_precision"]

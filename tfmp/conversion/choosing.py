@@ -1,0 +1,138 @@
+"""Which layers a conversion takes to FP8, and in words why not the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+
+from tfmp import checks, cost_model, hardware
+from tfmp.conversion.products import Sizes, products_of
+from tfmp.cost_model import Target
+from tfmp.precision_map import PrecisionMap
+
+Refusal = Callable[[keras.Layer, str, "keras.Layer | None"], "str | None"]
+ENDS = ("first", "last")
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """How a conversion chooses among the layers that can be converted.
+
+    Attributes:
+        rule: in words, for the report.
+        refusal: takes a layer, its path and the layer it is in; returns why
+            it stays, or None.
+        needs_shapes: whether `refusal` can only speak once a layer is built.
+    """
+
+    rule: str
+    refusal: Refusal
+    needs_shapes: bool = False
+
+
+def choice(filter: Any, target: Any, sizes: Sizes) -> Choice:
+    """Reads the arguments `filter` and `target` of `tfmp.convert`.
+
+    Raises:
+        TypeError, ValueError: if one of them is not allowed.
+    """
+    if filter is None:
+        here = _this_machine() if target is None else cost_model.get(target)
+        return _automatic(here, sizes) if here else _everything()
+    if callable(filter):
+        return _by_function(filter)
+    if filter == "auto":
+        target = target or _this_machine() or "h200"
+        return _automatic(cost_model.get(target), sizes)
+    if target is not None:
+        raise ValueError(
+            "`target` must be None unless `filter` is 'auto' or None. "
+            f"Received: target={target!r}, filter={filter!r}"
+        )
+    if filter == "all":
+        return _everything()
+    return _by_patterns(filter)
+
+
+def _everything() -> Choice:
+    return Choice("every layer that can", lambda *layer: None)
+
+
+def _by_function(function: Callable[[keras.Layer, str], bool]) -> Choice:
+    def refusal(
+        layer: keras.Layer, path: str, parent: keras.Layer | None
+    ) -> str | None:
+        taken = function(layer, path)
+        if not isinstance(taken, (bool, int)):
+            raise TypeError(
+                "`filter` must return True or False. Received: "
+                f"{taken!r} for layer '{path}'"
+            )
+        return None if taken else "not chosen by `filter`"
+
+    return Choice("`filter`, a function", refusal)
+
+
+def _by_patterns(patterns: Any) -> Choice:
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    if not isinstance(patterns, Iterable) or not all(
+        isinstance(p, str) for p in patterns
+    ):
+        raise TypeError(
+            "`filter` must be None, 'auto', 'all', a pattern of paths or a "
+            f"list of them, or a function. Received: {patterns!r}"
+        )
+    wanted = PrecisionMap(dict.fromkeys(patterns, "mixed_float8"), "float32")
+
+    def refusal(
+        layer: keras.Layer, path: str, parent: keras.Layer | None
+    ) -> str | None:
+        return None if wanted.match(path) else "no pattern of `filter` holds"
+
+    return Choice(f"paths like {', '.join(wanted)}", refusal)
+
+
+def _automatic(target: Target, sizes: Sizes) -> Choice:
+    def refusal(
+        layer: keras.Layer, path: str, parent: keras.Layer | None
+    ) -> str | None:
+        products = products_of(layer, sizes, parent)
+        if not products:
+            return "its shapes are not known"
+        gain = min(cost_model.speedup(p, target) for p in products)
+        if gain >= cost_model.BREAK_EVEN:
+            return None
+        reason = f"predicted speed on {target.name}: {gain:.2f} of bfloat16's"
+        sides = [side for p in products for side in (p.m, p.k, p.n)]
+        if padded := cost_model.unaligned(*sides):
+            reason += f"; {', '.join(map(str, padded))} would be padded"
+        return reason
+
+    rule = (
+        f"where it pays on {target.name}, at batch {sizes.batch_size} and "
+        f"length {sizes.length} where the model leaves them open"
+    )
+    return Choice(rule, refusal, needs_shapes=True)
+
+
+def _this_machine() -> Target | None:
+    """Returns the target that this machine is, None if it has no FP8."""
+    machine = hardware.detect()
+    if "float8" not in machine.precisions:
+        return None
+    words = re.split(r"[\s-]+", machine.deciding[0].name.lower())
+    known = [name for name in cost_model.TARGETS if name in words]
+    return cost_model.TARGETS[known[0] if known else "h100"]
+
+
+def checked_sizes(batch_size: Any, length: Any) -> Sizes:
+    """Returns the two as `Sizes`, if they are positive integers."""
+    return Sizes(
+        checks.integer("batch_size", batch_size, 1),
+        checks.integer("length", length, 1),
+    )

@@ -1,0 +1,157 @@
+"""Converting one layer in place, the way back, and saving what it became.
+
+A layer's policy is the one truth: a layer contracts in FP8 if its policy has a
+recipe and it has a class of tfmp.  `apply` makes both so, `undo` unmakes it.
+
+A layer that makes sublayers in its own code is saved as its arguments; loaded,
+it makes them anew, without what a conversion changed.  So a converted one is
+saved as
+
+    {"layer": what it would have saved, "policies": [...], "table": {...}}
+
+where the table gives the policy of each sublayer by its place ("2.0": the
+first of the third), and is applied again as soon as the sublayers are there.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from tfmp import internals, policies
+from tfmp.conversion.records import Record, record_of, stock_class, sublayers
+from tfmp.layers import classes, swapping
+
+if TYPE_CHECKING:
+    from keras.layers import Layer as Base
+else:
+    Base = object
+
+
+@keras.saving.register_keras_serializable("tfmp")
+class Converted(Base):
+    """Mixin that saves a layer together with its sublayers' policies."""
+
+    tfmp_record: Record
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the layer as it was, and the policies it has now."""
+        converted = type(self)
+        self.__class__ = self.tfmp_record.stock
+        try:
+            layer = keras.saving.serialize_keras_object(self)
+        finally:
+            self.__class__ = converted
+        for key in ("build_config", "compile_config", "shared_object_id"):
+            layer.pop(key, None)
+        serialized: list[dict[str, Any]] = []
+        table = {}
+        for place, child in _places(self):
+            policy = keras.dtype_policies.serialize(child.dtype_policy)
+            if policy not in serialized:
+                serialized.append(policy)
+            table[place] = serialized.index(policy)
+        return {"layer": layer, "policies": serialized, "table": table}
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None
+    ) -> keras.Layer:
+        """Rebuilds the layer, and converts it again."""
+        layer = keras.saving.deserialize_keras_object(
+            config["layer"], custom_objects=custom_objects
+        )
+        known = [keras.dtype_policies.get(p) for p in config["policies"]]
+        table = {place: known[i] for place, i in config["table"].items()}
+        _restore(layer, table)
+        return layer
+
+
+def apply(
+    layer: keras.Layer,
+    policy: keras.DTypePolicy,
+    reason: str = "",
+    before: keras.DTypePolicy | None = None,
+) -> None:
+    """Gives a layer a policy and the class that goes with it.
+
+    Args:
+        layer: any layer; converted already or not, built or not.
+        policy: no map.
+        reason: for the report.
+        before: the policy to go back to, if it is not the present one.
+    """
+    record = record_of(layer)
+    if record is None:
+        before = before or layer.dtype_policy
+        record = layer.tfmp_record = Record(stock_class(layer), before)
+    record.reason = reason
+    internals.set_policy(layer, policy)
+    layer.__class__ = _class_of(layer, record.stock)
+    if layer.built:
+        _update(layer)
+    else:
+        internals.after_build(layer, functools.partial(_update, layer))
+
+
+def undo(layer: keras.Layer) -> None:
+    """Gives a layer back the class and the policy that it had."""
+    record, stock = record_of(layer), stock_class(layer)
+    if getattr(layer, "float8", None) is not None:
+        internals.remove_child(layer, "float8")
+    layer.__class__ = stock
+    before = record.policy if record else None
+    if before is None and policies.recipe_at(layer.dtype_policy, layer.path):
+        before = policies.Policy(f"mixed_{layer.compute_dtype}")
+    if before is not None:
+        internals.set_policy(layer, before)
+    if record:
+        del layer.tfmp_record
+
+
+def _class_of(layer: keras.Layer, stock: type) -> type:
+    ours = None if classes.overridden(stock) else classes.ours_for(stock)
+    bases = [base for base in (ours, stock) if base]
+    composite = sublayers(layer) and not internals.is_container(layer)
+    if composite or (ours and stock not in classes.OURS):
+        return _saved_as_converted(swapping.combined(Converted, *bases))
+    return swapping.combined(*bases)
+
+
+def _saved_as_converted(cls: type) -> type:
+    """Keras knows a class by its name, of which only the mixin's is known."""
+    register = keras.saving.register_keras_serializable("tfmp", "Converted")
+    register(cls)
+    register(Converted)
+    return cls
+
+
+def _update(layer: keras.Layer) -> None:
+    if record_of(layer) is None:
+        return
+    if hasattr(layer, "update_float8"):
+        layer.update_float8()
+
+
+def _places(
+    layer: keras.Layer, place: tuple[int, ...] = ()
+) -> Iterator[tuple[str, keras.Layer]]:
+    yield ".".join(map(str, place)), layer
+    for number, child in enumerate(sublayers(layer)):
+        yield from _places(child, (*place, number))
+
+
+def _restore(layer: keras.Layer, table: dict[str, keras.DTypePolicy]) -> None:
+    """Applies the table to all that is there, and again after each build."""
+    for place, child in list(_places(layer)):
+        policy, record = table.get(place), record_of(child)
+        if policy is None or (record and child.dtype_policy == policy):
+            continue
+        if not child.built:
+            again = functools.partial(_restore, layer, table)
+            internals.after_build(child, again)
+        apply(child, policy, "as in the file it was loaded from")
+        record_of(child).policy = None  # type: ignore[union-attr]

@@ -1,0 +1,159 @@
+"""The report of a conversion: what each layer runs in, and why."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import Any
+
+import keras
+from keras import layers
+
+from tfmp import internals, policies
+from tfmp.conversion.products import Sizes, products_of
+from tfmp.conversion.records import flatten, record_of, stock_class, sublayers
+from tfmp.layers.contraction import Float8Layer
+
+TITLES = ("layer", "type", "precision", "products", "share", "why")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One layer that has products or weights of its own.
+
+    Attributes:
+        path: of the layer.
+        type: name of its Keras class.
+        precision: `"float8"`, or the dtype it computes in.
+        recipe: of its FP8 products, None without.
+        products: shapes of its products, `m x k x n`.
+        flops: of these in one forward pass, two for a multiply-add.
+        reason: why it has its precision.
+    """
+
+    path: str
+    type: str
+    precision: str
+    recipe: str | None
+    products: tuple[str, ...]
+    flops: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Report:
+    """What a model runs in, layer by layer; printing it gives a table.
+
+    It looks at the model each time, so that layers that are built later show
+    up.  FLOPs are those of the matrix products in one forward pass.
+
+    Args:
+        model: any Keras model or layer.
+        rule: how the conversion chose.
+        sizes: what to assume for lengths the model leaves open.
+        notes: what else to know.
+    """
+
+    model: keras.Layer
+    rule: str = ""
+    sizes: Sizes = dataclasses.field(default_factory=Sizes)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> list[Row]:
+        """All layers with products or weights, in the model's order."""
+        every = flatten(self.model)
+        rows = [
+            _row(path, layer, every.get(path.rpartition("/")[0]), self.sizes)
+            for path, layer in every.items()
+        ]
+        return [row for row in rows if row is not None]
+
+    @property
+    def others(self) -> dict[tuple[str, str], int]:
+        """How many layers without products there are, by class and dtype."""
+        counts: collections.Counter[tuple[str, str]] = collections.Counter()
+        listed = {row.path for row in self.rows}
+        for path, layer in flatten(self.model).items():
+            whole = sublayers(layer) or isinstance(layer, layers.InputLayer)
+            if path not in listed and not whole:
+                counts[type(layer).__name__, layer.compute_dtype] += 1
+        return dict(counts)
+
+    @property
+    def float8_share(self) -> float:
+        """The share of FLOPs in FP8 layers, from 0 to 1."""
+        rows = self.rows
+        low = sum(row.flops for row in rows if row.precision == "float8")
+        return low / max(1, sum(row.flops for row in rows))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything as JSON-serialisable values."""
+        return {
+            "rule": self.rule,
+            "batch_size": self.sizes.batch_size,
+            "length": self.sizes.length,
+            "notes": list(self.notes),
+            "float8_share": self.float8_share,
+            "layers": [dataclasses.asdict(row) for row in self.rows],
+        }
+
+    def __str__(self) -> str:
+        rows = self.rows
+        total = max(1, sum(row.flops for row in rows))
+        low = sum(row.precision == "float8" for row in rows)
+        lines = _table([TITLES, *(_cells(row, total) for row in rows)])
+        lines += [
+            f"FP8: {low} of {len(rows)} layers, {self.float8_share:.1%} of the "
+            f"FLOPs (batch {self.sizes.batch_size}, length {self.sizes.length} "
+            "where the model leaves them open)"
+        ]
+        others = [
+            f"{count} {name} ({dtype})"
+            for (name, dtype), count in self.others.items()
+        ]
+        if others:
+            lines.append(f"without products: {', '.join(others)}")
+        if self.rule:
+            lines.append(f"chosen: {self.rule}")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    __repr__ = __str__
+
+
+def _row(
+    path: str, layer: keras.Layer, parent: keras.Layer | None, sizes: Sizes
+) -> Row | None:
+    products = products_of(layer, sizes, parent)
+    if not products and not internals.own_weights(layer):
+        return None
+    low = isinstance(layer, Float8Layer) and layer.recipe is not None
+    record = record_of(layer)
+    return Row(
+        path,
+        stock_class(layer).__name__,
+        "float8" if low else layer.compute_dtype,
+        repr(policies.recipe_at(layer.dtype_policy, layer.path))
+        if low
+        else None,
+        tuple(map(str, products)),
+        sum(product.flops for product in products) * internals.calls(layer),
+        record.reason if record else "",
+    )
+
+
+def _cells(row: Row, total: int) -> tuple[str, ...]:
+    share = f"{row.flops / total:.1%}" if row.flops else ""
+    products = ", ".join(row.products)
+    return row.path, row.type, row.precision, products, share, row.reason
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Left-justified columns; the last one as long as it is."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,200 @@
+"""What a training step of one contraction costs in bfloat16 and in FP8.
+
+The three products of a contraction, each limited by arithmetic or memory:
+
+    time = max(flops / rate, bytes / bandwidth) + launch
+
+FP8 doubles the rate and halves the bytes of operands.  Against that stand
+reading each tensor once more for its amax and once to quantize it, a few more
+kernels, and a copy of every operand that has to be padded:
+
+    speedup = bfloat16 time / (FP8 time + quantization + padding)
+
+The rates are what large products reach, not the data sheet's: of an H200 as
+in the measured table below, of the others in the same proportion to theirs.
+
+| target | bfloat16 TFLOP/s | FP8 TFLOP/s | memory TB/s |
+|--------|------------------|-------------|-------------|
+| h200   | 788 (measured)   | 1453 (vendor's table, 8192**3) | 4.8 |
+| h100   | 788              | 1453        | 3.35        |
+| b200   | 1790             | 3300        | 8.0         |
+| l40s   | 289              | 538         | 0.864       |
+| l4     | 96               | 178         | 0.3         |
+
+Sources: NVIDIA's data sheets of H100, H200, B200, L40S and L4 (dense rates).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from tfmp import checks
+
+BREAK_EVEN = 1.05  # a gain below that is not worth the loss of accuracy
+ALIGNMENT = 16  # what the FP8 kernels of cuBLASLt ask of every dimension
+EXTRA_KERNELS = 8  # amax and quantize, as counted in compiled programs
+BFLOAT16, FLOAT8, FLOAT32 = 2, 1, 4  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A device, by the numbers that matter to a matrix product.
+
+    Args:
+        name: for reports.
+        bfloat16: TFLOP/s that a large product reaches.
+        float8: the same in FP8.
+        bandwidth: of its memory, TB/s.
+        launch: microseconds a kernel costs beyond its work.
+
+    Raises:
+        TypeError: if a number is not one.
+        ValueError: if it is not above zero.
+
+    >>> Target("mine", bfloat16=400, float8=700, bandwidth=2.0).launch
+    2.5
+    """
+
+    name: str
+    bfloat16: float
+    float8: float
+    bandwidth: float
+    launch: float = 2.5
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self)[1:]:
+            value = getattr(self, field.name)
+            checks.number(field.name, value, math.ulp(0.0), math.inf)
+
+
+TARGETS = {
+    "h200": Target("h200", 788, 1453, 4.8),
+    "h100": Target("h100", 788, 1453, 3.35),
+    "b200": Target("b200", 1790, 3300, 8.0),
+    "l40s": Target("l40s", 289, 538, 0.864),
+    "l4": Target("l4", 96, 178, 0.3),
+}
+
+
+def get(target: object) -> Target:
+    """Finds a target by value or by a name of `TARGETS`.
+
+    Raises:
+        TypeError: if it is neither.
+        ValueError: if the name is unknown.
+
+    >>> get("h200").float8
+    1453
+    """
+    if isinstance(target, Target):
+        return target
+    return TARGETS[checks.choice("target", target, tuple(TARGETS))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A contraction as matrix products: `batch` times `[m, k] @ [k, n]`.
+
+    Args:
+        m: rows of the inputs, such as tokens or pixels.
+        k: what is summed over.
+        n: columns of the kernel.
+        batch: how many such products.
+        inputs: elements of the inputs; by default `batch * m * k`, less where
+            a convolution's windows overlap.
+        float8: which of output, input gradient and kernel gradient can run
+            in FP8 at all.
+
+    >>> Product(4096, 1024, 2048).flops
+    17179869184
+    """
+
+    m: int
+    k: int
+    n: int
+    batch: int = 1
+    inputs: int | None = None
+    float8: tuple[bool, bool, bool] = (True, True, True)
+
+    @property
+    def flops(self) -> int:
+        """Of the output: two for each multiply-add."""
+        return 2 * self.batch * self.m * self.k * self.n
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Elements of inputs, kernel and output."""
+        inputs = self.batch * self.m * self.k
+        if self.inputs is not None:
+            inputs = self.inputs
+        kernel, output = self.k * self.n, self.m * self.n
+        return inputs, self.batch * kernel, self.batch * output
+
+    def __str__(self) -> str:
+        text = f"{self.m} x {self.k} x {self.n}"
+        return text if self.batch == 1 else f"{self.batch} of {text}"
+
+
+def bfloat16_time(product: Product, target: Target) -> float:
+    """Returns the seconds of the three products in bfloat16.
+
+    >>> round(1e6 * bfloat16_time(Product(4096, 4096, 4096), get("h200")))
+    531
+    """
+    return 3 * _product_time(product, target, low=False)
+
+
+def float8_time(product: Product, target: Target) -> float:
+    """Returns the seconds in FP8, with all that goes with it.
+
+    >>> round(1e6 * float8_time(Product(4096, 4096, 4096), get("h200")))
+    378
+    """
+    times = [_product_time(product, target, low) for low in product.float8]
+    return sum(times) + _quantization_time(product, target)
+
+
+def speedup(product: Product, target: Target) -> float:
+    """Returns how many times faster a training step is in FP8.
+
+    >>> h200 = get("h200")
+    >>> round(speedup(Product(8192, 8192, 8192), h200), 2)
+    1.64
+    >>> round(speedup(Product(1024, 1024, 1024), h200), 2)
+    0.43
+    """
+    return bfloat16_time(product, target) / float8_time(product, target)
+
+
+def _product_time(product: Product, target: Target, low: bool) -> float:
+    """Any of the three: two of its tensors are read and one is written."""
+    rate = target.float8 if low else target.bfloat16
+    largest = max(product.sizes)
+    operand = FLOAT8 if low else BFLOAT16
+    memory = operand * (sum(product.sizes) - largest) + BFLOAT16 * largest
+    arithmetic = product.flops / (rate * 1e12)
+    launch = target.launch * 1e-6
+    return max(arithmetic, memory / (target.bandwidth * 1e12)) + launch
+
+
+def _quantization_time(product: Product, target: Target) -> float:
+    """Two reads and a write of each tensor; the kernel is float32."""
+    inputs, kernel, output = product.sizes
+    moved = (inputs + output) * (2 * BFLOAT16 + FLOAT8)
+    moved += kernel * (2 * FLOAT32 + FLOAT8)
+    m, k, n = product.m, product.k, product.n
+    sides = {(m, k): inputs, (k, n): kernel, (m, n): output}
+    padded = sum(size for pair, size in sides.items() if unaligned(*pair))
+    moved += 2 * 2 * FLOAT8 * padded  # each operand is in two products
+    seconds = moved / (target.bandwidth * 1e12)
+    return seconds + EXTRA_KERNELS * target.launch * 1e-6
+
+
+def unaligned(*sides: int) -> list[int]:
+    """Returns the dimensions that a GPU has to pad.
+
+    >>> unaligned(4096, 100, 10)
+    [100, 10]
+    """
+    return [side for side in sides if side % ALIGNMENT]
