@@ -12,13 +12,9 @@ from tfmp import (
 )
 from tfmp.configuration import Configuration, configure
 from tfmp.conversion import Report, convert, revert, set_precision
-from tfmp.policies import (
-    Policy,
-    global_policy,
-    policy_scope,
-    set_global_policy,
-)
+from tfmp.policies import Policy, global_policy
 from tfmp.precision_map import PrecisionMap
+from tfmp.scopes import policy_scope, set_global_policy
 
 __version__ = "0.1.0"
 

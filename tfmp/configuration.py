@@ -9,6 +9,8 @@ from typing import Any
 import keras
 
 from tfmp import checks, policies, recipes
+from tfmp.conversion import stock_layers
+from tfmp.conversion.choosing import target_of
 from tfmp.hardware import (
     LOSS_SCALE,
     SINCE,
@@ -56,6 +58,7 @@ def configure(
     policy: str | keras.DTypePolicy = "auto",
     recipe: Any = None,
     hardware: Hardware | None = None,
+    convert: Any = None,
 ) -> Configuration:
     """Sets the global policy that suits this machine, or the one asked for.
 
@@ -80,6 +83,9 @@ def configure(
             name.  Unused, with a note, if "auto" does not choose
             `mixed_float8`.
         hardware: the machine; by default `hardware.detect()`.
+        convert: what becomes of stock Keras layers under `mixed_float8`, as
+            for `set_global_policy`: with True they contract in FP8 where it
+            pays, with nothing else to change.
 
     Returns:
         A `Configuration`: what was found, what was chosen and why.
@@ -87,7 +93,8 @@ def configure(
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if `policy` or `recipe` is unknown, or if a recipe comes
-            with a policy that is not the name `"mixed_float8"` or `"auto"`.
+            with a policy that is not the name `"mixed_float8"` or `"auto"`, or
+            if `convert` is not allowed.
             The global policy is then as it was.
 
     >>> from tfmp.hardware import Device
@@ -106,6 +113,7 @@ def configure(
         result = _automatic(machine, recipe)
     else:
         result = _explicit(machine, asked)
+    stock_layers.follow(result.policy, convert, target_of(machine))
     policies.set_global_policy(result.policy)
     return result
 

@@ -15,6 +15,8 @@ from keras.src.backend import AutocastScope
 from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
 
+KNOWN = "tfmp_conversion_known"
+
 
 def uncast() -> Any:
     """Returns a scope in which variables are read in their own dtype."""
@@ -106,6 +108,27 @@ def replace_variable(
     tracker.untrack(old)
     stored.insert(place, new)
     tracker.stored_ids["variables"].add(id(new))
+
+
+def conversion_is_known() -> bool:
+    """Whether stock layers are in FP8 hands already, or soon will be."""
+    return bool(global_state.get_global_attribute(KNOWN))
+
+
+def conversion_known() -> None:
+    """Says that the user converts: no need to tell how."""
+    global_state.set_global_attribute(KNOWN, True)
+
+
+@contextlib.contextmanager
+def converting_children() -> Iterator[None]:
+    """Says that the stock layers made inside are about to be converted."""
+    before = conversion_is_known()
+    global_state.set_global_attribute(KNOWN, True)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(KNOWN, before)
 
 
 def compile_arguments(model: keras.Model) -> dict[str, Any] | None:

@@ -41,12 +41,12 @@ def choice(filter: Any, target: Any, sizes: Sizes) -> Choice:
         TypeError, ValueError: if one of them is not allowed.
     """
     if filter is None:
-        here = _this_machine() if target is None else cost_model.get(target)
+        here = target_of() if target is None else cost_model.get(target)
         return _automatic(here, sizes) if here else _everything()
     if callable(filter):
         return _by_function(filter)
     if filter == "auto":
-        target = target or _this_machine() or "h200"
+        target = target or target_of() or "h200"
         return _automatic(cost_model.get(target), sizes)
     if target is not None:
         raise ValueError(
@@ -120,9 +120,9 @@ def _automatic(target: Target, sizes: Sizes) -> Choice:
     return Choice(rule, refusal, needs_shapes=True)
 
 
-def _this_machine() -> Target | None:
-    """Returns the target that this machine is, None if it has no FP8."""
-    machine = hardware.detect()
+def target_of(machine: hardware.Hardware | None = None) -> Target | None:
+    """Returns the target that a machine is, None if it has no FP8."""
+    machine = hardware.detect() if machine is None else machine
     if "float8" not in machine.precisions:
         return None
     words = re.split(r"[\s-]+", machine.deciding[0].name.lower())

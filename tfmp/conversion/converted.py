@@ -61,6 +61,7 @@ class Converted(Base):
         cls, config: dict[str, Any], custom_objects: Any = None
     ) -> keras.Layer:
         """Rebuilds the layer, and converts it again."""
+        internals.conversion_known()
         layer = keras.saving.deserialize_keras_object(
             config["layer"], custom_objects=custom_objects
         )

@@ -21,7 +21,7 @@ from tfmp.conversion.defaults import (
     PRODUCT,
     default_of,
 )
-from tfmp.conversion.products import Sizes
+from tfmp.conversion.products import Sizes, not_in_float8
 from tfmp.conversion.records import flatten, record_of, stock_class
 from tfmp.conversion.report import Report
 from tfmp.layers import classes
@@ -114,8 +114,11 @@ class Conversion:
         stock = stock_class(layer)
         if own := classes.overridden(stock):
             return wide, f"{stock.__name__} has its own {', '.join(own)}"
-        if self.choice.needs_shapes and not layer.built:
+        if not layer.built and (self.choice.needs_shapes or _is_conv(layer)):
             return wide, PENDING
+        lost = not_in_float8(layer)
+        if "output" in lost and "input_grad" in lost:
+            return wide, lost["output"]
         refusal = self.choice.refusal(layer, path, parent)
         return (wide, refusal) if refusal else (policy, "")
 
@@ -251,6 +254,7 @@ def revert(model: keras.Layer) -> None:
 
 
 def _change(model: keras.Layer, plan: Conversion) -> list[str]:
+    internals.conversion_known()
     wrapped = training.follower(model)
     strategy = getattr(
         model, "distribute_strategy", tf.distribute.get_strategy()
@@ -319,6 +323,13 @@ def _parent(layers: dict[str, keras.Layer], path: str) -> keras.Layer | None:
 def _is_open(parent: keras.Layer | None) -> bool:
     """Whether what a sublayer returns goes to layers, which cast it."""
     return parent is None or internals.is_container(parent)
+
+
+def _is_conv(layer: keras.Layer) -> bool:
+    """Whether it depends on the shapes if a GPU can do it in FP8."""
+    return isinstance(
+        layer, (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+    )
 
 
 def _has_precision(layer: keras.Layer) -> bool:

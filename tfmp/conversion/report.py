@@ -9,8 +9,8 @@ from typing import Any
 import keras
 from keras import layers
 
-from tfmp import internals, policies
-from tfmp.conversion.products import Sizes, products_of
+from tfmp import internals, recipes
+from tfmp.conversion.products import Sizes, not_in_float8, products_of
 from tfmp.conversion.records import flatten, record_of, stock_class, sublayers
 from tfmp.layers.contraction import Float8Layer
 
@@ -27,7 +27,11 @@ class Row:
         precision: `"float8"`, or the dtype it computes in.
         recipe: of its FP8 products, None without.
         products: shapes of its products, `m x k x n`.
-        flops: of these in one forward pass, two for a multiply-add.
+        float8: which of `"output"`, `"input_grad"` and `"kernel_grad"` run
+            in FP8.
+        calls: how often a functional model calls the layer.
+        flops: of the products in one forward pass, two for a multiply-add;
+            each gradient has as many.
         reason: why it has its precision.
     """
 
@@ -36,6 +40,8 @@ class Row:
     precision: str
     recipe: str | None
     products: tuple[str, ...]
+    float8: tuple[str, ...]
+    calls: int
     flops: int
     reason: str
 
@@ -82,10 +88,16 @@ class Report:
 
     @property
     def float8_share(self) -> float:
-        """The share of FLOPs in FP8 layers, from 0 to 1."""
+        """The share of a training step's FLOPs in FP8, from 0 to 1."""
         rows = self.rows
-        low = sum(row.flops for row in rows if row.precision == "float8")
-        return low / max(1, sum(row.flops for row in rows))
+        low = sum(row.flops * len(row.float8) for row in rows)
+        every = sum(row.flops * len(recipes.PRODUCTS) for row in rows)
+        return low / max(1, every)
+
+    @property
+    def float8_products(self) -> int:
+        """How many products of a training step run in FP8."""
+        return sum(len(row.float8) * row.calls for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as JSON-serialisable values."""
@@ -95,6 +107,7 @@ class Report:
             "length": self.sizes.length,
             "notes": list(self.notes),
             "float8_share": self.float8_share,
+            "float8_products": self.float8_products,
             "layers": [dataclasses.asdict(row) for row in self.rows],
         }
 
@@ -104,8 +117,9 @@ class Report:
         low = sum(row.precision == "float8" for row in rows)
         lines = _table([TITLES, *(_cells(row, total) for row in rows)])
         lines += [
-            f"FP8: {low} of {len(rows)} layers, {self.float8_share:.1%} of the "
-            f"FLOPs (batch {self.sizes.batch_size}, length {self.sizes.length} "
+            f"FP8: {low} of {len(rows)} layers, {self.float8_products} "
+            f"products, {self.float8_share:.1%} of a training step's FLOPs "
+            f"(batch {self.sizes.batch_size}, length {self.sizes.length} "
             "where the model leaves them open)"
         ]
         others = [
@@ -127,19 +141,27 @@ def _row(
     products = products_of(layer, sizes, parent)
     if not products and not internals.own_weights(layer):
         return None
-    low = isinstance(layer, Float8Layer) and layer.recipe is not None
-    record = record_of(layer)
+    recipe = layer.recipe if isinstance(layer, Float8Layer) else None
+    record, calls = record_of(layer), internals.calls(layer)
+    lost = not_in_float8(layer) if recipe else {}
+    reasons = [record.reason] if record and record.reason else []
     return Row(
         path,
         stock_class(layer).__name__,
-        "float8" if low else layer.compute_dtype,
-        repr(policies.recipe_at(layer.dtype_policy, layer.path))
-        if low
-        else None,
+        "float8" if recipe else layer.compute_dtype,
+        recipe and repr(recipe),
         tuple(map(str, products)),
-        sum(product.flops for product in products) * internals.calls(layer),
-        record.reason if record else "",
+        tuple(p for p in recipes.PRODUCTS if _runs(p, recipe, lost)),
+        calls,
+        calls * sum(product.flops for product in products),
+        "; ".join(reasons + [f"{p}: {why}" for p, why in lost.items()]),
     )
+
+
+def _runs(
+    product: str, recipe: recipes.Recipe | None, lost: dict[str, str]
+) -> bool:
+    return bool(recipe) and recipe.in_float8(product) and product not in lost
 
 
 def _cells(row: Row, total: int) -> tuple[str, ...]:

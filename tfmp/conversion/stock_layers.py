@@ -1,0 +1,165 @@
+"""What happens to stock Keras layers that are made under an FP8 policy.
+
+Under `mixed_float8` a stock layer computes in bfloat16, and nothing in Keras
+says so.  So while the global policy is one of FP8, every new layer is looked
+at when it is built, and one that could contract in FP8
+
+    warns           once, and names the line to add
+    is converted    in place, as by `tfmp.convert`
+
+`keras.Layer.__new__` is replaced for as long, and given back afterwards.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any
+
+import keras
+
+from tfmp import internals, policies
+from tfmp.conversion.choosing import Choice, choice
+from tfmp.conversion.converting import Conversion
+from tfmp.conversion.defaults import PRODUCT, default_of
+from tfmp.conversion.products import Sizes
+from tfmp.conversion.records import flatten, record_of
+from tfmp.layers import classes
+from tfmp.layers.contraction import Float8Layer
+from tfmp.precision_map import PrecisionMap
+
+CONVERT = (None, True, False, "auto", "all")
+WARNING = (
+    "tfmp: '{name}' is a stock Keras {kind}; under mixed_float8 it computes "
+    "in {dtype}, not in FP8. For FP8 add the line `tfmp.convert(model)` "
+    "before training, or `convert=True` where the policy is set: "
+    "`tfmp.configure(convert=True)`. `convert=False` means that this is as "
+    "it should be."
+)
+
+STAYS = (
+    "tfmp: '{name}' stays in {dtype}: {reason}. `print(tfmp.Report(model))` "
+    "lists every layer; `convert='all'` converts whatever can be."
+)
+
+
+class NewLayers:
+    """Stands for `keras.Layer.__new__`, and sees to what it makes.
+
+    Args:
+        choice: which layers are converted; None to warn.
+    """
+
+    def __init__(self, choice: Choice | None) -> None:
+        self.stock = _present()
+        if isinstance(self.stock, NewLayers):
+            self.stock = self.stock.stock
+        self.choice = choice
+        self.warned = False
+
+    def __call__(self, cls: type, *args: Any, **kwargs: Any) -> Any:
+        """Makes a layer, as Keras does."""
+        layer = self.stock.__func__(cls, *args, **kwargs)
+        internals.after_build(layer, functools.partial(self.built, layer))
+        return layer
+
+    def built(self, layer: keras.Layer) -> None:
+        """Converts a layer that was just built, or warns."""
+        recipe = policies.recipe_at(layer.dtype_policy, layer.path)
+        if recipe is None or _present() is not self:
+            return
+        if self.choice is not None:
+            self.convert(layer, self.choice)
+        elif not self.warned and not internals.conversion_is_known():
+            self.warn(layer)
+
+    def convert(self, layer: keras.Layer, choice: Choice) -> None:
+        """Converts it, or records what of it was converted."""
+        if record_of(layer) is not None:
+            return
+        below = list(flatten(layer).values())[1:]
+        if classes.ours_for(type(layer)) or any(map(record_of, below)):
+            policy = layer.dtype_policy
+            if not isinstance(policy, PrecisionMap):
+                policy = PrecisionMap(default=policy)
+            path = layer.path or layer.name
+            Conversion(policy, choice, {}).convert_one(layer, path, None)
+            self.tell(layer)
+
+    def warn(self, layer: keras.Layer) -> None:
+        """Says once that a layer could be in FP8 and is not."""
+        if default_of(layer) is PRODUCT and not isinstance(layer, Float8Layer):
+            self.say(WARNING, layer)
+
+    def tell(self, layer: keras.Layer) -> None:
+        """Says once that a layer stays as it is, and why."""
+        low = policies.recipe_at(layer.dtype_policy, layer.path)
+        if default_of(layer) is PRODUCT and not low and not self.warned:
+            self.say(STAYS, layer)
+
+    def say(self, text: str, layer: keras.Layer) -> None:
+        """Warns, for the first and last time."""
+        self.warned = True
+        record = record_of(layer)
+        words = text.format(
+            name=layer.path or layer.name,
+            kind=type(layer).__name__,
+            dtype=layer.compute_dtype,
+            reason=record.reason if record else "",
+        )
+        warnings.warn(words, stacklevel=2)
+
+
+def follow(policy: keras.DTypePolicy, convert: Any, target: Any = None) -> None:
+    """Has new layers treated as the global policy and `convert` say.
+
+    Args:
+        policy: the global policy, or map of policies.
+        target: where it has to pay; by default on this machine.
+        convert: None to warn, False for neither; True to convert where it
+            pays, as `tfmp.convert` does by default; `"auto"` or `"all"` as
+            its `filter`.
+
+    Raises:
+        ValueError: if `convert` is something else.
+    """
+    if not any(convert is allowed for allowed in CONVERT):
+        raise ValueError(
+            f"`convert` must be one of {CONVERT}. Received: {convert!r}"
+        )
+    if convert is False or not _has_float8(policy):
+        keras.Layer.__new__ = _stock()
+        return
+    chosen = None
+    if convert is not None:
+        filter = None if convert is True else convert
+        target = None if convert == "all" else target
+        chosen = choice(filter, target, Sizes())
+    keras.Layer.__new__ = NewLayers(chosen)
+
+
+def present() -> Any:
+    """Returns what `give_back` takes."""
+    return _present()
+
+
+def give_back(before: Any) -> None:
+    """Treats new layers as when `present` was called."""
+    keras.Layer.__new__ = before
+
+
+def _present() -> Any:
+    return keras.Layer.__dict__["__new__"]
+
+
+def _stock() -> Any:
+    found = _present()
+    return found.stock if isinstance(found, NewLayers) else found
+
+
+def _has_float8(policy: keras.DTypePolicy) -> bool:
+    if isinstance(policy, PrecisionMap):
+        every = [policy.default_policy, *(p for _, p in policy.items())]
+    else:
+        every = [policy]
+    return any(policies.recipe_of(p) is not None for p in every)
