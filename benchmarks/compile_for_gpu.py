@@ -25,7 +25,9 @@ TARGET = pathlib.Path(__file__).with_name("h200.textproto")
 SHAPE = re.compile(r"(\w+)\[[\d,]*\]")
 DEFINITION = re.compile(r"^\s*(?:ROOT )?(%[\w.\-]+) = (?:\()?(\w+)\[")
 PARAMETER = re.compile(r"([\w.\-]+): (\w+)\[")
-PRODUCT = re.compile(r' dot\(|custom_call_target="__cublas[^"]*(?:matmul|gemm)')
+PRODUCT = re.compile(
+    r' dot\(|custom_call_target="__cu(?:blas[^"]*(?:matmul|gemm)|dnn\$conv)'
+)
 KERNEL = re.compile(r" (?:fusion|custom-call|copy|copy-start)\(")
 
 
@@ -71,7 +73,10 @@ def element_types(program: str) -> dict[str, str]:
 
 
 def product_operands(program: str) -> list[tuple[str, str]]:
-    """Lists the element types of both factors of every matrix product."""
+    """Lists the element types of both factors of every product.
+
+    A product is a matrix product or a convolution.
+    """
     types, found = element_types(program), []
     for line in program.splitlines():
         if PRODUCT.search(line):

@@ -22,6 +22,9 @@ def restore_policy():
     """Gives each test, and leaves behind it, Keras' policy as it was."""
     import keras
 
+    from tfmp import internals
+
+    internals.conversion_known(False)
     before, new = keras.config.dtype_policy(), keras.Layer.__dict__["__new__"]
     yield
     keras.config.set_dtype_policy(before)

@@ -106,10 +106,35 @@ def multiply(
     count = math.prod(n for label, n in lengths.items() if label not in out)
     value = np.einsum(equation, lhs, rhs)
     magnitude = np.einsum(equation, np.abs(lhs), np.abs(rhs))
+    return bounded(value, magnitude, count, dtype)
+
+
+def bounded(
+    value: np.ndarray, magnitude: np.ndarray, count: int, dtype: str
+) -> Product:
+    """Returns a product of `count` terms a value, rounded to a dtype."""
     n_u = count * FLOAT32_ROUNDOFF
     summed = n_u / (1 - n_u) * magnitude
     rounded = ROUNDOFF[dtype] * (np.abs(value) + summed)
     return Product(value, magnitude, summed + rounded + UNDERFLOW[dtype])
+
+
+def operands(
+    tensors: dict[str, np.ndarray], recipe: Any, amax: Any = None
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Returns, by role, what FP8 copies stand for, and the compute dtype's."""
+    dtype = tensors["inputs"].dtype
+    assumed = {role: largest(x) for role, x in tensors.items()}
+    if amax is not None:
+        given = dict(zip(ROLES, amax, strict=True))
+        assumed |= {r: v for r, v in given.items() if r not in recipe.current}
+    low, high = {}, {}
+    for role, x in tensors.items():
+        name = getattr(recipe, role)
+        scale = scale_for(assumed[role], name, recipe.margin)
+        low[role] = quantize(x, name, scale)
+        high[role] = x.astype(dtype).astype("float64")
+    return low, high
 
 
 def products(
@@ -133,16 +158,7 @@ def products(
     """
     dtype = inputs.dtype.name
     tensors = dict(zip(ROLES, (inputs, kernel, grads), strict=True))
-    assumed = {role: largest(x) for role, x in tensors.items()}
-    if amax is not None:
-        given = dict(zip(ROLES, amax, strict=True))
-        assumed |= {r: v for r, v in given.items() if r not in recipe.current}
-    low, high = {}, {}
-    for role, x in tensors.items():
-        name = getattr(recipe, role)
-        scale = scale_for(assumed[role], name, recipe.margin)
-        low[role] = quantize(x, name, scale)
-        high[role] = x.astype(inputs.dtype).astype("float64")
+    low, high = operands(tensors, recipe, amax)
 
     terms, _, out = equation.partition("->")
     lhs, _, rhs = terms.partition(",")

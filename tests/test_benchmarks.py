@@ -6,6 +6,7 @@ import re
 
 import compile_for_gpu
 import cpu_step
+import export_convolutions
 import export_step
 import pytest
 
@@ -28,6 +29,22 @@ def test_exported_products(variant):
         assert products and E4M3 not in str(products)
 
 
+CONVOLUTION = re.compile(
+    r"stablehlo\.convolution.* : \(tensor<[\dx]*(\w+)>, tensor<[\dx]*(\w+)>"
+)
+
+
+@pytest.mark.parametrize("name", ["3x3", "strided", "depthwise"])
+def test_exported_convolutions(name):
+    """What runs in FP8 is what the geometry says, less `kernel_grad`."""
+    found = CONVOLUTION.findall(export_convolutions.export(name))
+    reasons = export_convolutions.reasons(name)
+    float8 = [p for p in ("output", "input_grad") if reasons[p] is None]
+    expected = [(E4M3, E4M3)] * len(float8)
+    expected += [("bf16", "bf16")] * (3 - len(float8))
+    assert sorted(found) == sorted(expected)
+
+
 PROGRAM = """
 %fused (param_0.1: f8e4m3fn[4,8], param_1.1: bf16[8,2]) -> bf16[4,2] {
   %param_0.1 = f8e4m3fn[4,8]{1,0} parameter(0)
@@ -39,6 +56,7 @@ ENTRY %main (a: f8e4m3fn[4,8], b: f8e5m2[8,2]) -> bf16[4,2] {
   %a = f8e4m3fn[4,8]{1,0} parameter(0)
   %b = f8e5m2[8,2]{1,0} parameter(1)
   %c = (bf16[4,2]{1,0}, s8[64]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul$f8"
+  %e = (bf16[4,2]{1,0}, u8[64]{0}) custom-call(%b, %b, %c), window={size=1x1}, custom_call_target="__cudnn$convForwardGraph"
   ROOT %d = bf16[4,2]{1,0} fusion(%a, %b), kind=kCustom, calls=%fused
 }
 """  # noqa: E501
@@ -48,4 +66,5 @@ def test_products_of_a_compiled_program():
     assert compile_for_gpu.product_operands(PROGRAM) == [
         ("f8e4m3fn", "bf16"),
         ("f8e4m3fn", "f8e5m2"),
+        ("f8e5m2", "f8e5m2"),
     ]

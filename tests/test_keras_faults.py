@@ -111,7 +111,7 @@ def test_fault_5_a_frozen_layer_scales_by_its_tensors():
 
 
 def test_fault_6_stock_layers_run_under_the_global_policy():
-    tfmp.set_global_policy("mixed_float8")
+    tfmp.set_global_policy("mixed_float8", convert=False)
     model = keras.Sequential(
         [
             keras.Input([8, 8, 3]),
@@ -214,7 +214,7 @@ def test_fault_9_float16_has_room_for_every_scale(magnitude):
 def test_fault_15_stock_layers_load_under_the_policy(tmp_path):
     recipe = tfmp.recipes.DelayedScaling(margin=1, amax_history_len=4)
     policy = tfmp.Policy("mixed_float8", recipe)
-    with tfmp.policy_scope(policy):
+    with tfmp.policy_scope(policy, convert=False):
         model = keras.Sequential(
             [
                 keras.Input([8, 8, 3]),
@@ -229,6 +229,24 @@ def test_fault_15_stock_layers_load_under_the_policy(tmp_path):
         assert [layer.dtype_policy for layer in copy.layers] == [policy] * 3
     x = np.ones([1, 8, 8, 3])
     np.testing.assert_array_equal(model(x), loaded(x))
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_fault_13_a_skipped_step_leaves_the_moving_averages_alone(jit_compile):
+    normalized = tfmp.layers.BatchNormalization(dtype="mixed_float8")
+    model = model_of(normalized, dense(1), jit_compile=jit_compile)
+    x, y = data()
+    model.train_on_batch(x, y)
+    before = model.get_weights()
+    bad = x.copy()
+    bad[0, 0] = np.inf
+    model.train_on_batch(bad, y)
+    assert model.optimizer.skipped_steps.numpy() == 1
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    model.train_on_batch(x, y)
+    for old, new in zip(before[2:4], model.get_weights()[2:4], strict=True):
+        assert np.all(np.isfinite(new)) and np.all(old != new)
 
 
 @pytest.mark.parametrize("compiled", [True, False])

@@ -26,6 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECIPES = (
     recipes.DelayedScaling(),
     recipes.DelayedScaling(
+        attention=True,
         margin=2,
         fp8_format="E4M3",
         inputs="E5M2",
@@ -37,6 +38,7 @@ RECIPES = (
     ),
     recipes.DelayedScaling(kernel="E5M2", grads="E4M3"),
     recipes.CurrentScaling(
+        attention=True,
         margin=3,
         fp8_format="E4M3",
         inputs="E5M2",
@@ -272,7 +274,7 @@ def test_a_wrong_global_policy_changes_nothing(policy, error):
 
 
 def enter(policy: Any) -> None:
-    with tfmp.policy_scope(policy):
+    with tfmp.policy_scope(policy, convert=False):
         pass
 
 
@@ -372,7 +374,7 @@ def through_wrapper(policy: Policy) -> Any:
 
 
 def through_scope(policy: Policy) -> Any:
-    with tfmp.policy_scope(policy):
+    with tfmp.policy_scope(policy, convert=False):
         layer = layers.ReLU()
     return through_layer(layer)
 
@@ -410,7 +412,7 @@ def test_a_round_trip_keeps_every_field(way, policy):
 
 @each_policy
 def test_a_loaded_layer_is_cloned(policy):
-    with tfmp.policy_scope(policy):
+    with tfmp.policy_scope(policy, convert=False):
         model = keras.Sequential(
             [keras.Input((4,)), layers.ELU(), tfmp.layers.Dense(2)]
         )

@@ -21,6 +21,7 @@ SHARED = {
     "kernel": "E4M3",
     "grads": "E5M2",
     "high_precision": ("output", "kernel_grad"),
+    "attention": True,
 }
 DELAYED = {
     **SHARED,
@@ -63,6 +64,7 @@ shared_fields = {
     "kernel": formats_of_roles,
     "grads": formats_of_roles,
     "high_precision": subsets["high_precision"],
+    "attention": st.booleans(),
 }
 delayed_fields = {
     **shared_fields,
@@ -174,6 +176,7 @@ def test_frozen(recipe):
         ("kernel", ("E4M3", "E5M2")),
         ("grads", ("E4M3", "E5M2")),
         ("high_precision", ((), ("output",))),
+        ("attention", (False, True)),
         ("amax_history_len", (16, 17)),
         ("amax_compute_algo", ("max", "most_recent")),
         ("current", ((), ("grads",))),
@@ -219,6 +222,8 @@ def test_equality():
         (CurrentScaling(), "CurrentScaling()"),
         (CurrentScaling(inputs="E4M3", margin=0), "CurrentScaling()"),
         (DelayedScaling(margin=2), "DelayedScaling(margin=2)"),
+        (CurrentScaling(attention=False), "CurrentScaling()"),
+        (CurrentScaling(attention=True), "CurrentScaling(attention=True)"),
         (
             CurrentScaling(fp8_format="E4M3", grads="E5M2"),
             "CurrentScaling(fp8_format='E4M3', grads='E5M2')",
@@ -310,6 +315,9 @@ ERRORS = [
     ("high_precision", "output", TypeError, "'output'"),
     ("high_precision", (1,), TypeError, "1"),
     ("high_precision", None, TypeError, "None"),
+    ("attention", 1, TypeError, "1"),
+    ("attention", None, TypeError, "None"),
+    ("attention", "dpa", TypeError, "'dpa'"),
 ]
 ERRORS_OF_DELAYED_SCALING = [
     ("amax_history_len", 0, ValueError, "0"),

@@ -199,3 +199,18 @@ def test_barrier_stands_in_the_program():
     compiled = MODES["xla"](lambda x: stablehlo.barrier(x, 2 * x))
     program = compiled.experimental_get_compiler_ir(x)(stage="hlo")
     assert "opt-barrier" in program
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_fence_is_a_barrier(jit_compile):
+    """In a plain graph too, with an unknown length."""
+    compiled = tf.function(
+        stablehlo.fence,
+        input_signature=[tf.TensorSpec([None, 2], tf.bfloat16)],
+        autograph=False,
+        jit_compile=jit_compile,
+    )
+    x = tf.constant([[1.5, -0.0], [math.inf, 3.0]], tf.bfloat16)
+    assert compiled(x).numpy().tobytes() == x.numpy().tobytes()
+    write = MODES["xla"](stablehlo.fence).experimental_get_compiler_ir(x)
+    assert "opt-barrier" in write(stage="hlo")

@@ -313,7 +313,7 @@ def check_same(name: str, policy: Any, other: Any) -> None:
     """Fails unless the layer does the same to the bit under both policies."""
     outcomes = []
     for each in (policy, other):
-        with tfmp.policy_scope(each):
+        with tfmp.policy_scope(each, convert=False):
             layer = make(name)
         training = name not in FAIL_ON_BFLOAT16
         outcomes.append(outcome(layer, inputs_of(name), training))
@@ -342,7 +342,7 @@ def test_a_layer_computes_as_under_mixed_bfloat16(name):
 @pytest.mark.parametrize("name", sorted(FAIL_ON_BFLOAT16))
 def test_what_fails_also_fails_without_tfmp(name):
     for policy in (FLOAT8, keras.DTypePolicy("mixed_bfloat16")):
-        with tfmp.policy_scope(policy):
+        with tfmp.policy_scope(policy, convert=False):
             layer = make(name)
         with pytest.raises(Exception, match="bfloat16"):
             call(layer, inputs_of(name), training=True)
@@ -362,7 +362,7 @@ def again(layer: layers.Layer) -> layers.Layer:
 def test_a_config_keeps_the_policy(name):
     if name == "Lambda":
         pytest.skip("does not load without safe_mode=False")
-    with tfmp.policy_scope(FLOAT8):
+    with tfmp.policy_scope(FLOAT8, convert=False):
         layer = make(name)
     second = again(layer)
     kept = policies_in(second) == policies_in(layer)
@@ -399,7 +399,7 @@ def symbol(array: np.ndarray) -> keras.KerasTensor:
 
 def test_a_model_of_every_layer_is_saved_and_loaded(tmp_path):
     inputs, outputs, arrays = [], {}, []
-    with tfmp.policy_scope(FLOAT8):
+    with tfmp.policy_scope(FLOAT8, convert=False):
         for name in sorted({*CASES, *CELLS} - {"Lambda", "STFTSpectrogram"}):
             symbols = keras.tree.map_structure(symbol, inputs_of(name))
             inputs += keras.tree.flatten(symbols)
@@ -429,7 +429,7 @@ def test_a_saved_model_runs_as_a_layer(tmp_path):
 
     module = Doubles()
     tf.saved_model.save(module, tmp_path, signatures=module.__call__)
-    with tfmp.policy_scope(FLOAT8):
+    with tfmp.policy_scope(FLOAT8, convert=False):
         layer = layers.TFSMLayer(tmp_path, call_endpoint="serving_default")
     (output,) = layer(VECTORS).values()
     assert as_bytes(output) == as_bytes(2 * tf.cast(VECTORS, "bfloat16"))
@@ -452,7 +452,7 @@ class Scale(layers.Layer):
 
 
 def test_a_users_layer():
-    with tfmp.policy_scope(FLOAT8):
+    with tfmp.policy_scope(FLOAT8, convert=False):
         layer = Scale(3.0)
     for each in (layer, again(layer), again(again(layer))):
         assert each.dtype_policy == FLOAT8
@@ -477,7 +477,7 @@ def stock_model() -> keras.Model:
 
 
 def test_stock_layers_train():
-    with tfmp.policy_scope(FLOAT8):
+    with tfmp.policy_scope(FLOAT8, convert=False):
         model = stock_model()
         optimizer = keras.optimizers.Adam(0.01)
         model.compile(optimizer, "sparse_categorical_crossentropy")
@@ -493,7 +493,7 @@ def test_stock_layers_train():
 
 
 def test_an_application_runs():
-    with tfmp.policy_scope(FLOAT8):
+    with tfmp.policy_scope(FLOAT8, convert=False):
         model = keras.applications.MobileNetV2(
             (32, 32, 3), 0.35, weights=None, classes=3
         )

@@ -12,6 +12,7 @@ from tfmp import (
 )
 from tfmp.configuration import Configuration, configure
 from tfmp.conversion import Report, convert, revert, set_precision
+from tfmp.exporting import ExportedLayer, ExportReport, export
 from tfmp.policies import Policy, global_policy
 from tfmp.precision_map import PrecisionMap
 from tfmp.scopes import policy_scope, set_global_policy
@@ -20,6 +21,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Configuration",
+    "ExportReport",
+    "ExportedLayer",
     "Policy",
     "PrecisionMap",
     "Report",
@@ -28,6 +31,7 @@ __all__ = [
     "conversion",
     "convert",
     "cost_model",
+    "export",
     "formats",
     "global_policy",
     "layers",

@@ -8,7 +8,9 @@ For `y = x @ w` (any einsum of two operands works alike):
 
 where `q` quantizes with the role's scale.  `x` and `w` are quantized once;
 the backward pass keeps the FP8 copies.  The product's result is the compute
-dtype and its scale is applied there, which XLA folds into the GEMM.
+dtype and its scale is applied there, which XLA folds into the GEMM.  What the
+dot stands for is a value: an `equations.Contraction` or a
+`convolutions.Convolution`, which names its three products.
 
 Delayed scaling takes its amax from the argument `amax`, a float32 tensor of
 shape `[3]` for inputs, kernel and grads.  The *gradient* of `amax` is what
@@ -23,14 +25,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Hashable
+from typing import NamedTuple, Protocol
 
 import tensorflow as tf
 
-from tfmp import equations, quantization, recipes, scaling, stablehlo
+from tfmp import equations, quantization, recipes, scaling, stablehlo, windows
 
 COMPUTE_DTYPES = (tf.bfloat16, tf.float16, tf.float32)
+
+
+class Bilinear(Hashable, Protocol):
+    """What multiplies inputs and kernel, with three products."""
+
+    def product(self, name: str) -> equations.Contraction | windows.Window:
+        """Returns `"output"`, `"input_grad"` or `"kernel_grad"`."""
 
 
 class Operand(NamedTuple):
@@ -64,7 +73,7 @@ class Saved(NamedTuple):
 
 
 def contract(
-    contraction: equations.Contraction,
+    contraction: Bilinear,
     inputs: tf.Tensor,
     kernel: tf.Tensor,
     recipe: recipes.Recipe,
@@ -74,7 +83,7 @@ def contract(
     """Contracts two tensors by a recipe; see the module's docstring.
 
     Args:
-        contraction: the labels of the axes of `inputs`, `kernel`, result.
+        contraction: what multiplies `inputs` and `kernel`.
         inputs: float32, bfloat16 or float16 tensor.
         kernel: the same, of any of these dtypes.
         recipe: formats and scaling of the roles.
@@ -114,7 +123,7 @@ def contract(
 
 @functools.lru_cache(maxsize=4096)
 def _compiled(
-    contraction: equations.Contraction, recipe: recipes.Recipe, training: bool
+    contraction: Bilinear, recipe: recipes.Recipe, training: bool
 ) -> tuple[Callable, Callable]:
     program = _Program(contraction, recipe, training)
     compiled = functools.partial(tf.function, autograph=False, jit_compile=True)
@@ -125,7 +134,7 @@ def _compiled(
 class _Program:
     """The forward and backward pass of one kind of contraction."""
 
-    contraction: equations.Contraction
+    contraction: Bilinear
     recipe: recipes.Recipe
     training: bool
 
@@ -170,7 +179,9 @@ class _Program:
         d_kernel = self.product(
             "kernel_grad", inputs, grads("kernel_grad"), upstream.dtype, scales
         )
-        return d_inputs, d_kernel, observed
+        # A tape around would look for the gradients of what runs in here.
+        gradients = map(tf.stop_gradient, (d_inputs, d_kernel, observed))
+        return tuple(gradients)
 
     def delayed_scales(self, amax: tf.Tensor, kernel_amax: tf.Tensor) -> Scales:
         """Computes the scalars that need not see an activation.
@@ -239,25 +250,21 @@ class _Program:
 
         Gradients ask for full accumulation in float32.
         """
-        contraction = {
-            "output": self.contraction,
-            "input_grad": self.contraction.lhs_gradient,
-            "kernel_grad": self.contraction.rhs_gradient,
-        }[name]
-        result = stablehlo.dot_general(
-            lhs.value,
-            rhs.value,
-            contraction,
-            _wide(dtype),
-            precise=name != "output",
+        product = self.contraction.product(name)
+        result = stablehlo.multiply(
+            product, lhs.value, rhs.value, _wide(dtype), name != "output"
         )
         if lhs.scale is not None and rhs.scale is not None:
             factor = scales.factors.get(name)
             if factor is None:
                 factor = tf.minimum((1 / lhs.scale) * (1 / rhs.scale), 2.0**127)
             result *= tf.cast(factor, result.dtype)
-        if contraction.permutation != tuple(range(len(contraction.out))):
-            result = tf.transpose(result, contraction.permutation)
+            if isinstance(product, windows.Window) and not product.widen:
+                # XLA would fuse what follows into the call to cuDNN: a bias
+                # as a tensor of the result's size, or more than it can run.
+                result = stablehlo.fence(result)
+        if product.permutation != tuple(range(len(product.out))):
+            result = tf.transpose(result, product.permutation)
         return tf.cast(result, dtype)
 
 

@@ -35,6 +35,15 @@ class Contraction:
     rhs: str
     out: str
 
+    def product(self, name: str) -> Contraction:
+        """Returns `"output"`, `"input_grad"` or `"kernel_grad"`."""
+        products = {
+            "output": self,
+            "input_grad": self.lhs_gradient,
+            "kernel_grad": self.rhs_gradient,
+        }
+        return products[name]
+
     @property
     def batch(self) -> str:
         """Labels in both operands and the result."""

@@ -13,6 +13,10 @@ from typing import Any
 import keras
 from keras.src.backend import AutocastScope
 from keras.src.backend.common import global_state
+from keras.src.export.export_utils import (
+    get_input_signature,
+    make_tf_tensor_spec,
+)
 from keras.src.models.functional import Functional
 
 KNOWN = "tfmp_conversion_known"
@@ -68,6 +72,17 @@ def is_container(layer: keras.Layer) -> bool:
     return type(layer) in (Functional, keras.Sequential)
 
 
+def input_signature(model: keras.Model, given: Any = None) -> Any:
+    """Returns the specs of a model's inputs, or those given, as tensors'."""
+    specs = get_input_signature(model) if given is None else given
+    return keras.tree.map_structure(make_tf_tensor_spec, specs)
+
+
+def stored_kernel(layer: keras.Layer) -> keras.Variable:
+    """Returns the variable of a kernel, without what LoRA adds to it."""
+    return layer._kernel
+
+
 def set_policy(layer: keras.Layer, policy: keras.DTypePolicy) -> None:
     """Gives a layer a policy of its own, also if it had a map of policies."""
     layer._dtype_policy = policy
@@ -115,9 +130,9 @@ def conversion_is_known() -> bool:
     return bool(global_state.get_global_attribute(KNOWN))
 
 
-def conversion_known() -> None:
+def conversion_known(known: bool = True) -> None:
     """Says that the user converts: no need to tell how."""
-    global_state.set_global_attribute(KNOWN, True)
+    global_state.set_global_attribute(KNOWN, known)
 
 
 @contextlib.contextmanager

@@ -192,6 +192,7 @@ def policy_scope(policy: Any) -> Iterator[keras.DTypePolicy]:
 
 
 def checked(policy: Any) -> keras.DTypePolicy:
+    """Returns a policy as it is, or that of a name of `NAMES`."""
     if isinstance(policy, keras.DTypePolicy):
         return policy
     return Policy(checks.choice("policy", policy, NAMES))

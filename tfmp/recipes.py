@@ -56,6 +56,9 @@ class Recipe:
             role; None takes it from `fp8_format`.
         high_precision: the products that stay in the compute dtype: any of
             `"output"`, `"input_grad"`, `"kernel_grad"`.
+        attention: whether attention's products of scores and values run on
+            FP8 operands too, each scaled by its own amax; Transformer Engine
+            calls it `fp8_dpa`.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -73,6 +76,7 @@ class Recipe:
     kernel: str | None = None
     grads: str | None = None
     high_precision: tuple[str, ...] = ()
+    attention: bool = False
 
     current: ClassVar[Any] = ROLES
 
@@ -86,6 +90,7 @@ class Recipe:
             object.__setattr__(self, role, _float8_name(role, name))
         products = checks.names("high_precision", self.high_precision, PRODUCTS)
         object.__setattr__(self, "high_precision", products)
+        checks.boolean("attention", self.attention)
         self._check_operands()
 
     def _check_operands(self) -> None:
@@ -118,6 +123,21 @@ class Recipe:
             role in operands and self.in_float8(product)
             for product, operands in OPERANDS.items()
         )
+
+    def in_one_format(self) -> Recipe:
+        """Returns the same recipe with E4M3 for every role.
+
+        A convolution takes operands of one format, and of two only E4M3 is
+        precise enough for the forward product.
+        """
+        return dataclasses.replace(
+            self, fp8_format="E4M3", inputs=None, kernel=None, grads=None
+        )
+
+    def keep_high_precision(self, products: tuple[str, ...]) -> Recipe:
+        """Returns the same recipe with more products in the compute dtype."""
+        products = (*self.high_precision, *products)
+        return dataclasses.replace(self, high_precision=products)
 
     def as_current(self) -> CurrentScaling:
         """Returns the same formats and products with current scaling."""
@@ -179,8 +199,8 @@ class DelayedScaling(Recipe):
     the defaults are those of Transformer Engine's examples.
 
     Args:
-        margin, fp8_format, inputs, kernel, grads, high_precision: see
-            `Recipe`.
+        margin, fp8_format, inputs, kernel, grads, high_precision, attention:
+            see `Recipe`.
         amax_history_len: length of the window, in steps, from 1 to 4096.
         amax_compute_algo: `"max"` of the window, or `"most_recent"`.
         current: the roles that use current scaling all the same.
@@ -210,8 +230,8 @@ class CurrentScaling(Recipe):
         scale = 2**floor(log2(max / max(abs(x)))) * 2**-margin
 
     Args:
-        margin, fp8_format, inputs, kernel, grads, high_precision: see
-            `Recipe`.
+        margin, fp8_format, inputs, kernel, grads, high_precision, attention:
+            see `Recipe`.
 
     >>> CurrentScaling(fp8_format="E4M3").grads
     'E4M3'

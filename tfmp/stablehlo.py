@@ -2,7 +2,7 @@
 
 TensorFlow's operators refuse FP8; `XlaCallModule` takes a StableHLO module
 that does not, eager, in a graph, under XLA and in a SavedModel.  The import
-below is the library's only private one.
+below is the library's only private one of TensorFlow.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 
-from tfmp import equations
+from tfmp import equations, windows
 
 ELEMENT_TYPES = {
     "float8_e4m3fn": "f8E4M3FN",
@@ -23,18 +23,8 @@ ELEMENT_TYPES = {
 
 MODULE = """\
 module @tfmp attributes {{jax.uses_shape_polymorphism = true}} {{
-  func.func public @main(%a: {lhs}, %b: {rhs}) -> {out} {{
-    %d = stablehlo.dot_general %a, %b, {dimensions}precision = [{precision}]
-        : ({lhs}, {rhs}) -> {out}
-    return %d : {out}
-  }}
-}}
-"""
-
-BITCAST = """\
-module @tfmp attributes {{jax.uses_shape_polymorphism = true}} {{
-  func.func public @main(%a: {given}) -> {out} {{
-    %d = stablehlo.bitcast_convert %a : ({given}) -> {out}
+  func.func public @main({arguments}) -> {out} {{
+{body}
     return %d : {out}
   }}
 }}
@@ -44,7 +34,24 @@ module @tfmp attributes {{jax.uses_shape_polymorphism = true}} {{
 def bitcast(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Returns the same bytes as another dtype of one byte."""
     given, out = _tensor_type(x.shape, x.dtype), _tensor_type(x.shape, dtype)
-    return _call(BITCAST.format(given=given, out=out), [x], dtype, x.shape)
+    line = f"%d = stablehlo.bitcast_convert %a : ({given}) -> {out}"
+    return _call([line], [x], dtype, x.shape)
+
+
+def multiply(
+    product: equations.Contraction | windows.Window,
+    lhs: tf.Tensor,
+    rhs: tf.Tensor,
+    dtype: tf.DType,
+    precise: bool,
+) -> tf.Tensor:
+    """Returns the `dot_general` or the `convolution` of two tensors.
+
+    A convolution accumulates in full float32 at any rate.
+    """
+    if isinstance(product, windows.Window):
+        return convolution(lhs, rhs, product, dtype)
+    return dot_general(lhs, rhs, product, dtype, precise)
 
 
 def dot_general(
@@ -74,14 +81,57 @@ def dot_general(
         if length is not None or label not in lengths
     }
     shape = [lengths[label] for label in contraction.natural]
-    module = MODULE.format(
-        lhs=_tensor_type(lhs.shape, lhs.dtype),
-        rhs=_tensor_type(rhs.shape, rhs.dtype),
-        out=_tensor_type(shape, dtype),
-        dimensions=_dimensions(contraction),
-        precision=", ".join(["HIGHEST" if precise else "DEFAULT"] * 2),
-    )
-    return _call(module, [lhs, rhs], dtype, shape)
+    types = [_tensor_type(x.shape, x.dtype) for x in (lhs, rhs)]
+    precision = ", ".join(["HIGHEST" if precise else "DEFAULT"] * 2)
+    lines = [
+        f"%d = stablehlo.dot_general %a, %b, {_dimensions(contraction)}"
+        f"precision = [{precision}]",
+        f"    : ({', '.join(types)}) -> {_tensor_type(shape, dtype)}",
+    ]
+    return _call(lines, [lhs, rhs], dtype, shape)
+
+
+def convolution(
+    lhs: tf.Tensor, rhs: tf.Tensor, window: windows.Window, dtype: tf.DType
+) -> tf.Tensor:
+    """Convolves two tensors.
+
+    A GPU has FP8 kernels for plain convolutions only, that is: forward ones,
+    in which nothing is reversed.  XLA would undo what makes one plain, so a
+    barrier stands before the operands: before a reversed FP8 kernel, which is
+    not to become a reversal of the window, and before FP8 operands that were
+    widened, which are not to become FP8 again.
+
+    Args:
+        lhs: tensor of an FP8, 16-bit or float32 dtype.
+        rhs: of the same dtype.
+        window: what is convolved how.
+        dtype: of the result if the operands are FP8, and what `window.widen`
+            widens to.  Other operands have a result of their own dtype, as
+            GPU libraries want it.
+
+    Returns:
+        Tensor with axes `window.out`.
+    """
+    low = lhs.dtype.size == 1
+    dtype = dtype if low else lhs.dtype
+    shape = window.result_shape(lhs.shape.as_list(), rhs.shape.as_list())
+    values = [("%a", lhs.shape.as_list(), lhs.dtype)]
+    values += [("%b", rhs.shape.as_list(), rhs.dtype)]
+    lines: list[str] = []
+    if window.reverse:
+        values[1] = _reverse(lines, values[1], window, barrier=low)
+    elif window.widen and low:
+        values = [_widen(lines, value, dtype) for value in values]
+    lines += _convolution(window, values, _tensor_type(shape, dtype))
+    return _call(lines, [lhs, rhs], dtype, shape)
+
+
+def fence(x: tf.Tensor) -> tf.Tensor:
+    """Returns the tensor, behind a `barrier` of its own, compiled or not."""
+    kind = _tensor_type(x.shape, x.dtype)
+    line = f"%d = stablehlo.optimization_barrier %a : {kind}"
+    return _call([line], [x], x.dtype, x.shape)
 
 
 def barrier(*tensors: tf.Tensor) -> list[tf.Tensor]:
@@ -93,12 +143,20 @@ def barrier(*tensors: tf.Tensor) -> list[tf.Tensor]:
 
 
 def _call(
-    module: str,
+    lines: list[str],
     arguments: list[tf.Tensor],
     dtype: tf.DType,
     shape: list[int | None],
 ) -> tf.Tensor:
-    """Runs a module on whatever device the tensors are on."""
+    """Runs operations that end in `%d` on whatever device the tensors are."""
+    types = [_tensor_type(x.shape, x.dtype) for x in arguments]
+    module = MODULE.format(
+        arguments=", ".join(
+            f"%{name}: {kind}" for name, kind in zip("ab", types, strict=False)
+        ),
+        body="\n".join(f"    {line}" for line in lines),
+        out=_tensor_type(shape, dtype),
+    )
     (result,) = xla.call_module(
         arguments,
         version=9,
@@ -126,3 +184,70 @@ def _dimensions(contraction: equations.Contraction) -> str:
 
 def _pair(axes: tuple[tuple[int, ...], tuple[int, ...]]) -> str:
     return f"{list(axes[0])} x {list(axes[1])}"
+
+
+Value = tuple[str, "list[int | None]", tf.DType]
+
+
+def _reverse(
+    lines: list[str], kernel: Value, window: windows.Window, barrier: bool
+) -> Value:
+    """Adds the lines that reverse a kernel and move its groups."""
+    name, shape, dtype = kernel
+    axes = [window.rhs.index(label) for label in window.spatial]
+    given = _tensor_type(shape, dtype)
+    lines.append(f"%r = stablehlo.reverse {name}, dims = {axes} : {given}")
+    name = "%r"
+    if window.feature_groups > 1:
+        apart, together = window.regrouped([n or 0 for n in shape])
+        rank = len(apart)
+        order = [*range(rank - 3), rank - 2, rank - 3, rank - 1]
+        swapped = [apart[axis] for axis in order]
+        types = [_tensor_type(s, dtype) for s in (apart, swapped, together)]
+        lines += [
+            f"%s = stablehlo.reshape %r : ({given}) -> {types[0]}",
+            f"%t = stablehlo.transpose %s, dims = {order}"
+            f" : ({types[0]}) -> {types[1]}",
+            f"%u = stablehlo.reshape %t : ({types[1]}) -> {types[2]}",
+        ]
+        name, shape = "%u", list(together)
+    if barrier:
+        kind = _tensor_type(shape, dtype)
+        lines.append(f"%v = stablehlo.optimization_barrier {name} : {kind}")
+        name = "%v"
+    return name, shape, dtype
+
+
+def _widen(lines: list[str], value: Value, dtype: tf.DType) -> Value:
+    """Adds the lines that convert a value for good."""
+    name, shape, given = value
+    wide = _tensor_type(shape, dtype)
+    lines += [
+        f"{name}_ = stablehlo.convert {name}"
+        f" : ({_tensor_type(shape, given)}) -> {wide}",
+        f"{name}__ = stablehlo.optimization_barrier {name}_ : {wide}",
+    ]
+    return f"{name}__", shape, dtype
+
+
+def _convolution(
+    window: windows.Window, values: list[Value], out: str
+) -> list[str]:
+    """Returns the lines of the convolution itself."""
+    names = ", ".join(name for name, _, _ in values)
+    types = ", ".join(_tensor_type(shape, t) for _, shape, t in values)
+    lhs, rhs, result = (
+        f"[{', '.join(labels)}]"
+        for labels in (window.lhs, window.rhs, window.out)
+    )
+    padding = [list(pair) for pair in window.padding]
+    return [
+        f"%d = stablehlo.convolution({names})",
+        f"    dim_numbers = {lhs}x{rhs}->{result},",
+        f"    window = {{stride = {list(window.strides)}, pad = {padding},",
+        f"        lhs_dilate = {list(window.lhs_dilation)},",
+        f"        rhs_dilate = {list(window.rhs_dilation)}}}",
+        f"    {{batch_group_count = {window.batch_groups} : i64,",
+        f"        feature_group_count = {window.feature_groups} : i64}}",
+        f"    : ({types}) -> {out}",
+    ]

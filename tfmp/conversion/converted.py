@@ -15,6 +15,7 @@ first of the third), and is applied again as soon as the sublayers are there.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -39,12 +40,8 @@ class Converted(Base):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the layer as it was, and the policies it has now."""
-        converted = type(self)
-        self.__class__ = self.tfmp_record.stock
-        try:
+        with _as_before(self):
             layer = keras.saving.serialize_keras_object(self)
-        finally:
-            self.__class__ = converted
         for key in ("build_config", "compile_config", "shared_object_id"):
             layer.pop(key, None)
         serialized: list[dict[str, Any]] = []
@@ -137,6 +134,28 @@ def _update(layer: keras.Layer) -> None:
         layer.update_float8()
 
 
+@contextlib.contextmanager
+def _as_before(layer: keras.Layer) -> Iterator[None]:
+    """Lets a layer and all below be, for as long, what they were.
+
+    What a model's own code makes of a policy, such as the dtype of a
+    constant, is then the same when it is loaded.
+    """
+    below = [child for _, child in _places(layer) if record_of(child)]
+    now = [(child, type(child), child.dtype_policy) for child in below]
+    try:
+        for child in below:
+            child.__class__ = stock_class(child)
+            record = record_of(child)
+            before = record.policy if record else None
+            internals.set_policy(child, before or child.dtype_policy)
+        yield
+    finally:
+        for child, cls, policy in now:
+            child.__class__ = cls
+            internals.set_policy(child, policy)
+
+
 def _places(
     layer: keras.Layer, place: tuple[int, ...] = ()
 ) -> Iterator[tuple[str, keras.Layer]]:
@@ -146,7 +165,12 @@ def _places(
 
 
 def _restore(layer: keras.Layer, table: dict[str, keras.DTypePolicy]) -> None:
-    """Applies the table to all that is there, and again after each build."""
+    """Applies the table to all that is there, and again after each build.
+
+    A sublayer that a build makes has a policy of the table's already, from
+    the layer that it is in; to go back to, it has what the whole layer had.
+    """
+    top = record_of(layer)
     for place, child in list(_places(layer)):
         policy, record = table.get(place), record_of(child)
         if policy is None or (record and child.dtype_policy == policy):
@@ -154,5 +178,6 @@ def _restore(layer: keras.Layer, table: dict[str, keras.DTypePolicy]) -> None:
         if not child.built:
             again = functools.partial(_restore, layer, table)
             internals.after_build(child, again)
-        apply(child, policy, "as in the file it was loaded from")
-        record_of(child).policy = None  # type: ignore[union-attr]
+        inherited = top is not None and child.dtype_policy in table.values()
+        before = top.policy if top and inherited else None
+        apply(child, policy, "as in the file it was loaded from", before)

@@ -10,8 +10,10 @@ import keras
 from keras import layers
 
 from tfmp import internals, recipes
+from tfmp.conversion.defaults import OWN_CODE
 from tfmp.conversion.products import Sizes, not_in_float8, products_of
 from tfmp.conversion.records import flatten, record_of, stock_class, sublayers
+from tfmp.layers.attention import Float8Attention
 from tfmp.layers.contraction import Float8Layer
 
 TITLES = ("layer", "type", "precision", "products", "share", "why")
@@ -45,6 +47,11 @@ class Row:
     flops: int
     reason: str
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether it has a line in the table: products, maybe unknown ones."""
+        return bool(self.products) or self.reason == OWN_CODE.reason
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Report:
@@ -77,9 +84,9 @@ class Report:
 
     @property
     def others(self) -> dict[tuple[str, str], int]:
-        """How many layers without products there are, by class and dtype."""
+        """How many layers the table leaves out, by class and dtype."""
         counts: collections.Counter[tuple[str, str]] = collections.Counter()
-        listed = {row.path for row in self.rows}
+        listed = {row.path for row in self.rows if row.is_shown}
         for path, layer in flatten(self.model).items():
             whole = sublayers(layer) or isinstance(layer, layers.InputLayer)
             if path not in listed and not whole:
@@ -97,7 +104,9 @@ class Report:
     @property
     def float8_products(self) -> int:
         """How many products of a training step run in FP8."""
-        return sum(len(row.float8) * row.calls for row in self.rows)
+        return sum(
+            len(row.float8) * len(row.products) * row.calls for row in self.rows
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as JSON-serialisable values."""
@@ -112,15 +121,15 @@ class Report:
         }
 
     def __str__(self) -> str:
-        rows = self.rows
+        rows = [row for row in self.rows if row.is_shown]
         total = max(1, sum(row.flops for row in rows))
         low = sum(row.precision == "float8" for row in rows)
         lines = _table([TITLES, *(_cells(row, total) for row in rows)])
         lines += [
-            f"FP8: {low} of {len(rows)} layers, {self.float8_products} "
-            f"products, {self.float8_share:.1%} of a training step's FLOPs "
-            f"(batch {self.sizes.batch_size}, length {self.sizes.length} "
-            "where the model leaves them open)"
+            f"FP8: {low} of {len(rows)} layers with products, "
+            f"{self.float8_products} products, {self.float8_share:.1%} of a "
+            f"training step's FLOPs (batch {self.sizes.batch_size}, length "
+            f"{self.sizes.length} where the model leaves them open)"
         ]
         others = [
             f"{count} {name} ({dtype})"
@@ -141,7 +150,7 @@ def _row(
     products = products_of(layer, sizes, parent)
     if not products and not internals.own_weights(layer):
         return None
-    recipe = layer.recipe if isinstance(layer, Float8Layer) else None
+    recipe = _recipe(layer)
     record, calls = record_of(layer), internals.calls(layer)
     lost = not_in_float8(layer) if recipe else {}
     reasons = [record.reason] if record and record.reason else []
@@ -149,7 +158,7 @@ def _row(
         path,
         stock_class(layer).__name__,
         "float8" if recipe else layer.compute_dtype,
-        recipe and repr(recipe),
+        None if recipe is None else repr(recipe),
         tuple(map(str, products)),
         tuple(p for p in recipes.PRODUCTS if _runs(p, recipe, lost)),
         calls,
@@ -158,10 +167,20 @@ def _row(
     )
 
 
+def _recipe(layer: keras.Layer) -> recipes.Recipe | None:
+    """Returns the recipe of a layer's own products, None if not in FP8."""
+    if isinstance(layer, Float8Layer):
+        return layer.recipe
+    if isinstance(layer, Float8Attention) and layer.recipe is not None:
+        return layer.recipe if layer.recipe.attention else None
+    return None
+
+
 def _runs(
     product: str, recipe: recipes.Recipe | None, lost: dict[str, str]
 ) -> bool:
-    return bool(recipe) and recipe.in_float8(product) and product not in lost
+    low = recipe is not None and recipe.in_float8(product)
+    return low and product not in lost
 
 
 def _cells(row: Row, total: int) -> tuple[str, ...]:

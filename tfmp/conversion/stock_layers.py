@@ -20,8 +20,8 @@ import keras
 
 from tfmp import internals, policies
 from tfmp.conversion.choosing import Choice, choice
-from tfmp.conversion.converting import Conversion
 from tfmp.conversion.defaults import PRODUCT, default_of
+from tfmp.conversion.plan import Conversion
 from tfmp.conversion.products import Sizes
 from tfmp.conversion.records import flatten, record_of
 from tfmp.layers import classes
@@ -66,7 +66,7 @@ class NewLayers:
     def built(self, layer: keras.Layer) -> None:
         """Converts a layer that was just built, or warns."""
         recipe = policies.recipe_at(layer.dtype_policy, layer.path)
-        if recipe is None or _present() is not self:
+        if recipe is None:
             return
         if self.choice is not None:
             self.convert(layer, self.choice)
@@ -74,15 +74,22 @@ class NewLayers:
             self.warn(layer)
 
     def convert(self, layer: keras.Layer, choice: Choice) -> None:
-        """Converts it, or records what of it was converted."""
-        if record_of(layer) is not None:
-            return
+        """Converts it and what its `build` made, and records what was."""
+        path = layer.path or layer.name
+        for name, child in reversed(flatten(layer, path).items()):
+            recipe = policies.recipe_at(child.dtype_policy, child.path)
+            if record_of(child) is None and recipe is not None:
+                self.convert_one(child, name, choice)
+
+    def convert_one(
+        self, layer: keras.Layer, path: str, choice: Choice
+    ) -> None:
+        """Converts a layer that tfmp has a class for, or that holds some."""
         below = list(flatten(layer).values())[1:]
         if classes.ours_for(type(layer)) or any(map(record_of, below)):
             policy = layer.dtype_policy
             if not isinstance(policy, PrecisionMap):
                 policy = PrecisionMap(default=policy)
-            path = layer.path or layer.name
             Conversion(policy, choice, {}).convert_one(layer, path, None)
             self.tell(layer)
 

@@ -25,7 +25,7 @@ def swap(layer: keras.Layer, ours: type) -> None:
         ours: a class of `tfmp.layers`.
     """
     if not isinstance(layer, ours):
-        layer.__class__ = combined(ours, type(layer))
+        layer.__class__ = combined(ours, type(layer))  # type: ignore[arg-type]
     if layer.built:
         _update(layer)
     else:
@@ -33,7 +33,7 @@ def swap(layer: keras.Layer, ours: type) -> None:
 
 
 @functools.cache
-def combined(*bases: type) -> type:
+def combined(*bases: Any) -> type:
     """Returns a class of several, under the name of the last one."""
     if all(issubclass(bases[0], base) for base in bases):
         return bases[0]

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfmp import checks, internals
 from tfmp.layers.state import is_amax
 from tfmp.optimizers.amax_history import AmaxHistory
+from tfmp.optimizers.arguments import checked_inner, checked_variables
 
 
 @keras.saving.register_keras_serializable("tfmp")
@@ -80,7 +81,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         dynamic: bool = True,
         name: str | None = None,
     ) -> None:
-        inner_optimizer = _checked_inner(inner_optimizer)
+        inner_optimizer = checked_inner(inner_optimizer)
         checks.integer("growth_steps", growth_steps, 1)
         checks.number("min_scale", min_scale, 2.0**-24, 2.0**40)
         checks.number("max_scale", max_scale, min_scale, 2.0**40)
@@ -167,7 +168,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
                 the optimizer was not built with one of the variables.
         """
         if self._amax is None:
-            self.build(_checked_variables(trainable_variables))
+            self.build(checked_variables(trainable_variables))
         variables = trainable_variables or self._amax.trainable
         if len(grads) != len(variables):
             raise ValueError(
@@ -271,34 +272,3 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         """Rebuilds the optimizer from `get_config()`."""
         config = copy.deepcopy(config)  # Keras writes into it
         return super().from_config(config, custom_objects=custom_objects)
-
-
-def _checked_variables(variables: Any) -> list[Any]:
-    if not variables:
-        raise ValueError(
-            "`trainable_variables` must be given unless the optimizer is "
-            f"built. Received: {variables!r}"
-        )
-    return list(variables)
-
-
-def _checked_inner(inner: Any) -> keras.optimizers.Optimizer:
-    if isinstance(inner, str):
-        inner = keras.optimizers.get(inner)
-    if not isinstance(inner, keras.optimizers.Optimizer):
-        raise TypeError(
-            "`inner_optimizer` must be a Keras optimizer or its name. "
-            f"Received: {inner!r}"
-        )
-    if isinstance(inner, keras.optimizers.LossScaleOptimizer):
-        raise ValueError(
-            "`inner_optimizer` must not be a LossScaleOptimizer: the loss "
-            f"would be scaled twice. Received: {inner!r}"
-        )
-    if inner.loss_scale_factor is not None:
-        raise ValueError(
-            "`inner_optimizer` must not scale the loss: give `initial_scale` "
-            "to LossScaleOptimizer instead. Received: loss_scale_factor="
-            f"{inner.loss_scale_factor}"
-        )
-    return inner

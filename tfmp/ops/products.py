@@ -1,4 +1,4 @@
-"""Operators for users: products on FP8 operands, and FP8 numbers."""
+"""`einsum` and `matmul` on FP8 operands."""
 
 from __future__ import annotations
 
@@ -6,29 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmp import checks, contractions, equations, recipes
-from tfmp.quantization import (
-    dequantize,
-    max_ulp_error,
-    quantize,
-    saturation_share,
-    sqnr,
-    underflow_share,
-)
-from tfmp.scaling import amax, compute_scale
-
-__all__ = [
-    "amax",
-    "compute_scale",
-    "dequantize",
-    "einsum",
-    "matmul",
-    "max_ulp_error",
-    "quantize",
-    "saturation_share",
-    "sqnr",
-    "underflow_share",
-]
+from tfmp import checks, contractions, equations
+from tfmp.ops import arguments
 
 
 def einsum(
@@ -70,21 +49,22 @@ def einsum(
 
     Source: arXiv 2209.05433, section 5 (scaling factors a tensor).
 
+    >>> from tfmp.ops import sqnr
     >>> x = tf.random.stateless_normal([4, 2, 8], seed=[0, 1])
     >>> w = tf.random.stateless_normal([8, 3], seed=[0, 2])
     >>> y = einsum("...a,ab->...b", x, w)
     >>> bool(sqnr(tf.einsum("...a,ab->...b", x, w), y) > 20)
     True
     """
-    a, b = _operand("a", a), _operand("b", b)
+    a, b = arguments.operand("a", a), arguments.operand("b", b)
     parsed = equations.parse(equation, a.shape.as_list(), b.shape.as_list())
-    recipe = _recipe(recipe, amax)
+    recipe = arguments.recipe(recipe, amax)
     return contractions.contract(
         parsed.contraction,
         _squeeze(a, parsed.lhs_squeeze),
         _squeeze(b, parsed.rhs_squeeze),
         recipe,
-        _amax(amax, recipe),
+        arguments.amax(amax),
         checks.boolean("training", training),
     )
 
@@ -129,7 +109,7 @@ def matmul(
     >>> tape.gradient(loss, amax).numpy().tolist()
     [1.0, 0.5, 1.0]
     """
-    a, b = _operand("a", a), _operand("b", b)
+    a, b = arguments.operand("a", a), arguments.operand("b", b)
     equation = equations.matmul(
         a.shape.rank,
         b.shape.rank,
@@ -137,58 +117,6 @@ def matmul(
         checks.boolean("transpose_b", transpose_b),
     )
     return einsum(equation, a, b, recipe=recipe, amax=amax, training=training)
-
-
-def _tensor(name: str, value: Any) -> tf.Tensor:
-    try:
-        return tf.convert_to_tensor(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"`{name}` must be a tensor, or convert to one. Received: {value!r}"
-        ) from error
-
-
-def _operand(name: str, x: Any) -> tf.Tensor:
-    x = _tensor(name, x)
-    if x.dtype not in contractions.COMPUTE_DTYPES:
-        allowed = ", ".join(d.name for d in contractions.COMPUTE_DTYPES)
-        raise TypeError(
-            f"`{name}` must be of dtype {allowed}. "
-            f"Received: dtype {x.dtype.name}"
-        )
-    if x.shape.rank is None:
-        raise ValueError(
-            f"`{name}` must have a known rank; lengths may be unknown. "
-            f"Received: shape {x.shape}"
-        )
-    return x
-
-
-def _recipe(recipe: Any, amax: Any) -> recipes.Recipe:
-    if recipe is None:
-        recipe = "current" if amax is None else "delayed"
-    recipe = recipes.get(recipe)
-    if amax is None and any(recipe.is_delayed(r) for r in recipes.ROLES):
-        raise ValueError(
-            "`amax` must be given for a recipe with delayed scaling: a float32 "
-            f"tensor of shape [3]. Received: amax=None, recipe={recipe!r}"
-        )
-    return recipe
-
-
-def _amax(amax: Any, recipe: recipes.Recipe) -> tf.Tensor:
-    if amax is None:
-        return tf.zeros([3])
-    amax = _tensor("amax", amax)
-    if amax.dtype != tf.float32:
-        raise TypeError(
-            f"`amax` must be float32. Received: dtype {amax.dtype.name}"
-        )
-    if not amax.shape.is_compatible_with([3]):
-        raise ValueError(
-            f"`amax` must have shape [3]. Received: shape {amax.shape}"
-        )
-    return tf.ensure_shape(amax, [3])
 
 
 def _squeeze(x: tf.Tensor, axes: tuple[int, ...]) -> tf.Tensor:

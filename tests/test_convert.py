@@ -1,0 +1,394 @@
+"""tfmp.convert and tfmp.revert on models of every kind."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import models
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfmp
+from tfmp.conversion.records import flatten
+from tfmp.layers.state import is_amax
+from tfmp.optimizers import LossScaleOptimizer
+
+every_model = pytest.mark.parametrize("name", models.MODELS)
+built_or_not = pytest.mark.parametrize("built", [True, False])
+
+
+def kinds(model):
+    """Returns the class of each layer, and its policy's name, by path."""
+    return {
+        path: (type(layer), layer.dtype_policy.name)
+        for path, layer in flatten(model).items()
+    }
+
+
+def policies_of(model):
+    """Returns the policies of all layers with products or weights."""
+    return [
+        (row.type, row.precision, row.recipe) for row in tfmp.Report(model).rows
+    ]
+
+
+def amax_of(model):
+    return [v for v in model.variables if is_amax(v)]
+
+
+def contractions(model):
+    kinds = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Conv1D)
+    return [x for x in flatten(model).values() if isinstance(x, kinds)]
+
+
+def fit(model, optimizer=None, epochs=1, **options):
+    if optimizer is not None:
+        model.compile(optimizer, "mse", jit_compile=False)
+    x, y = models.data()
+    return model.fit(x, y, 8, epochs, verbose=0, **options).history["loss"]
+
+
+@every_model
+def test_every_contraction_is_converted_in_place(name):
+    model = models.MODELS[name]()
+    objects = list(flatten(model).values())
+    before = models.values(model.variables)
+    paths = [v.path for v in model.variables]
+    tfmp.convert(model)
+    layers = contractions(model)
+    assert layers and all(layer.recipe for layer in layers)
+    assert len(amax_of(model)) == len(layers)
+    assert all(
+        a is b for a, b in zip(objects, flatten(model).values(), strict=True)
+    )
+    kept = [v.path for v in model.variables if not is_amax(v)]
+    assert sorted(kept) == sorted(paths)
+    for a, b in zip(before, models.values(model.variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@every_model
+@built_or_not
+def test_a_converted_model_trains_and_is_saved(name, built, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = models.MODELS[name](built)
+    tfmp.convert(model)
+    losses = fit(model, LossScaleOptimizer("adam"), epochs=3)
+    assert losses[-1] < losses[0]
+    assert len(amax_of(model)) == len(contractions(model)) > 0
+    assert all((v.numpy() > 0).all() for v in amax_of(model))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    x, _ = models.data()
+    np.testing.assert_array_equal(model.predict(x), loaded.predict(x))
+    assert len(amax_of(loaded)) == len(amax_of(model))
+    assert fit(loaded)[-1] <= losses[0]
+    assert policies_of(loaded) == policies_of(model)
+
+
+@every_model
+def test_reverting_gives_everything_back(name):
+    model = models.MODELS[name]()
+    x, _ = models.data()
+    before, outputs = kinds(model), model.predict(x, verbose=0)
+    weights = models.values(model.variables)
+    tfmp.convert(model)
+    assert kinds(model) != before
+    tfmp.revert(model)
+    assert kinds(model) == before
+    assert not amax_of(model)
+    np.testing.assert_array_equal(outputs, model.predict(x, verbose=0))
+    for a, b in zip(weights, models.values(model.variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+    tfmp.convert(model)
+    fit(model, LossScaleOptimizer("sgd"))
+    weights = models.values(model.variables)
+    tfmp.revert(model)
+    assert kinds(model) == before
+    for a, b in zip(weights, models.values(model.variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+    fit(model)
+
+
+def test_what_is_not_built_is_reverted_too():
+    model = models.subclassed(built=False)
+    before = kinds(model)
+    tfmp.convert(model)
+    tfmp.revert(model)
+    assert kinds(model) == before
+    fit(model, "sgd")
+    assert not amax_of(model)
+
+
+def test_a_model_that_is_built_later_is_converted_whole():
+    keras.utils.set_random_seed(0)
+    early = models.subclassed(built=False)
+    tfmp.convert(early)
+    early(np.zeros([1, 6, 16]))
+    late = models.subclassed()
+    tfmp.convert(late)
+    assert [a[1] for a in kinds(early).values()] == [
+        b[1] for b in kinds(late).values()
+    ]
+    assert len(early.variables) == len(late.variables)
+
+
+@pytest.mark.parametrize("jit", [True, False])
+@pytest.mark.parametrize("optimizer", ["adam", "scaled", "ours"])
+def test_a_trained_model_goes_on(optimizer, jit):
+    inner = keras.optimizers.Adam(0.01)
+    given = {
+        "adam": inner,
+        "scaled": keras.optimizers.LossScaleOptimizer(inner, 2.0**10),
+        "ours": LossScaleOptimizer(inner),
+    }[optimizer]
+    model = models.sequential()
+    model.compile(given, "mse", metrics=["mae"], jit_compile=jit)
+    first = fit(model, epochs=2)
+    state = [v.numpy() for v in inner.variables]
+    report = tfmp.convert(model)
+    assert isinstance(model.optimizer, LossScaleOptimizer)
+    assert model.optimizer.inner_optimizer is inner
+    for a, b in zip(state, inner.variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert bool(report.notes) == (optimizer != "ours")
+    losses = fit(model, epochs=2)
+    assert losses[-1] < first[0]
+    assert model.jit_compile == jit and "mae" in model.history.history
+    assert int(inner.iterations) == 16
+    assert all((v.numpy() > 0).all() for v in amax_of(model))
+    tfmp.revert(model)
+    fit(model)
+    assert int(inner.iterations) == 20
+
+
+def test_a_stock_optimizer_that_is_not_built_stays():
+    model = models.sequential()
+    model.compile("adam", "mse")
+    report = tfmp.convert(model)
+    fit(model)
+    assert type(model.optimizer) is keras.optimizers.Adam and not report.notes
+    assert all((v.numpy() > 0).all() for v in amax_of(model))
+
+
+def test_an_optimizer_that_scales_the_loss_itself_is_refused_first():
+    model = models.sequential()
+    fit(model, keras.optimizers.SGD(loss_scale_factor=8.0))
+    before = kinds(model)
+    with pytest.raises(ValueError, match="initial_scale"):
+        tfmp.convert(model)
+    assert kinds(model) == before
+
+
+def test_a_custom_loop_is_told_to_rebuild():
+    model = models.sequential()
+    optimizer = LossScaleOptimizer("sgd")
+    optimizer.build(model.trainable_variables)
+    tfmp.convert(model)
+    gradients = [tf.zeros(v.shape) for v in model.trainable_variables]
+    with pytest.raises(ValueError, match=r"optimizer\.rebuild"):
+        optimizer.apply(gradients, model.trainable_variables)
+    optimizer.rebuild(model.trainable_variables)
+    optimizer.apply(gradients, model.trainable_variables)
+
+
+def test_converting_twice_keeps_what_was_observed():
+    model = models.functional()
+    tfmp.convert(model)
+    fit(model, LossScaleOptimizer("sgd"))
+    amax = [v.numpy() for v in amax_of(model)]
+    history = model.optimizer.amax_history.numpy()
+    tfmp.convert(model)
+    for a, b in zip(amax, amax_of(model), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(history, model.optimizer.amax_history)
+    fit(model)
+
+
+def test_layers_of_tfmp_and_of_keras_are_the_same_after_it():
+    outputs = []
+    for module in (tfmp.layers, keras.layers):
+        keras.utils.set_random_seed(0)
+        layers = [module.Dense(8, "relu"), module.Dense(4)]
+        model = keras.Sequential([keras.Input([6, 16]), *layers])
+        tfmp.convert(model)
+        x, y = models.data()
+        model.compile(LossScaleOptimizer("sgd"), "mse")
+        model.fit(x, y[..., :4], verbose=0, shuffle=False)
+        outputs.append(model.predict(x, verbose=0))
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_frozen_layers_stay_frozen():
+    model = models.sequential()
+    model.layers[0].trainable = False
+    tfmp.convert(model)
+    kernel = model.layers[0].kernel.numpy()
+    fit(model, LossScaleOptimizer("sgd"))
+    np.testing.assert_array_equal(kernel, model.layers[0].kernel)
+    assert not model.layers[0].amax.numpy().any()
+
+
+class Own(keras.layers.Dense):
+    """Computes in its own way: FP8 would lose that."""
+
+    def call(self, inputs):
+        return 2 * super().call(inputs)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Named(keras.layers.Dense):
+    """Only has other arguments."""
+
+    def __init__(self, size, **kwargs):
+        super().__init__(4 * size, **kwargs)
+        self.size = size
+
+    def get_config(self):
+        config = {"size": self.size, **super().get_config()}
+        del config["units"]
+        return config
+
+
+def test_subclasses_of_a_layer(tmp_path):
+    model = keras.Sequential([keras.Input([16]), Named(2), Own(4)])
+    report = tfmp.convert(model)
+    named, own = model.layers
+    assert isinstance(named, Named) and isinstance(named, tfmp.layers.Dense)
+    assert type(named).__name__ == "Named"
+    assert type(own) is Own and own.compute_dtype == "bfloat16"
+    assert [row.precision for row in report.rows] == ["float8", "bfloat16"]
+    assert report.rows[1].reason == "Own has its own call"
+    model.pop()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    x = np.ones([2, 16], "float32")
+    np.testing.assert_array_equal(model(x), loaded(x))
+    assert loaded.layers[0].recipe and loaded.layers[0].size == 2
+    tfmp.revert(loaded)
+    assert type(loaded.layers[0]) is Named
+
+
+def test_a_layer_that_was_told_its_dtype_keeps_it():
+    with tfmp.policy_scope("mixed_bfloat16"):
+        inputs = keras.Input([16])
+        x = keras.layers.Dense(16)(inputs)
+        outputs = keras.layers.Dense(4, dtype="float32")(x)
+        model = keras.Model(inputs, outputs)
+    report = tfmp.convert(model)
+    assert [row.precision for row in report.rows] == ["float8", "float32"]
+    assert report.rows[1].reason == "its own dtype is float32"
+    tfmp.revert(model)
+    assert model.layers[1].dtype_policy.name == "mixed_bfloat16"
+
+
+def test_weights_of_a_16_bit_model_are_kept():
+    with tfmp.policy_scope("bfloat16"):
+        model = keras.Sequential([keras.Input([16]), keras.layers.Dense(8)])
+    before = model.layers[0].kernel.numpy()
+    tfmp.convert(model)
+    assert model.layers[0].kernel.dtype == "bfloat16"
+    np.testing.assert_array_equal(before, model.layers[0].kernel)
+    assert model(np.ones([2, 16])).dtype == tf.bfloat16
+
+
+def test_on_replicas():
+    devices = tf.config.list_logical_devices("CPU")
+    names = [d.name for d in devices] * (2 // len(devices) or 1)
+    strategy = tf.distribute.MirroredStrategy(names[:1])
+    with strategy.scope():
+        model = models.sequential()
+        model.compile("adam", "mse")
+    fit(model)
+    tfmp.convert(model)
+    losses = fit(model, epochs=2)
+    assert losses[1] < losses[0]
+
+
+def test_it_loads_in_a_new_process(tmp_path):
+    model = models.wrapped()
+    tfmp.convert(model)
+    x, _ = models.data()
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", model.predict(x, verbose=0))
+    code = (
+        "import sys, numpy as np, keras, tfmp, models\n"
+        "m = keras.models.load_model('model.keras')\n"
+        "y = m.predict(np.load('x.npy'), verbose=0)\n"
+        "np.testing.assert_array_equal(y, np.load('y.npy'))\n"
+        "print(sum('/float8/' in v.path for v in m.variables))\n"
+    )
+    root = models.__file__.rpartition("/tests/")[0]
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{root}:{root}/tests", "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    assert int(found.stdout.split()[-1]) == len(amax_of(model))
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"policy": "float9"}, ValueError),
+        ({"policy": 8}, TypeError),
+        ({"filter": 3}, TypeError),
+        ({"filter": "("}, ValueError),
+        ({"target": "h300"}, ValueError),
+        ({"filter": "dense", "target": "h200"}, ValueError),
+        ({"skip": ("middle",)}, ValueError),
+        ({"batch_size": 0}, ValueError),
+        ({"length": 1.5}, TypeError),
+        ({"overrides": {keras.layers.Dense: "float16"}}, ValueError),
+        ({"overrides": {keras.layers.LSTM: "float8"}}, ValueError),
+        ({"overrides": {"Dense": "compute"}}, TypeError),
+    ],
+)
+def test_bad_arguments_change_nothing(options, error):
+    model = models.sequential()
+    before = kinds(model)
+    with pytest.raises(error, match="Received"):
+        tfmp.convert(model, **options)
+    assert kinds(model) == before
+
+
+def test_what_is_no_model():
+    for function in (tfmp.convert, tfmp.revert):
+        with pytest.raises(TypeError, match="`model`"):
+            function("model")
+    with pytest.raises(TypeError, match="`model`"):
+        tfmp.set_precision(None, "float32")
+
+
+def test_the_report_as_data():
+    model = models.functional()
+    report = tfmp.convert(model, batch_size=8)
+    data = json.loads(json.dumps(report.to_dict()))
+    assert [row["path"].split("/", 1)[1] for row in data["layers"]] == [
+        "shared",
+        "inner/deep",
+        "time_distributed/dense",
+    ]
+    shared, deep, last = data["layers"]
+    assert shared["products"] == deep["products"] == ["48 x 16 x 16"]
+    assert last["products"] == ["8 x 16 x 16"] or last["flops"]
+    assert shared["flops"] == 2 * deep["flops"] == 2 * 2 * 48 * 16 * 16
+    assert data["float8_share"] == 1.0
+    assert data["float8_products"] == 3 * (2 + 1 + 1)
+
+
+def test_scores_in_fp8_by_recipe():
+    recipe = tfmp.recipes.DelayedScaling(attention=True)
+    model = models.subclassed()
+    report = tfmp.convert(model, tfmp.Policy("mixed_float8", recipe))
+    rows = [r for r in report.rows if r.type == "MultiHeadAttention"]
+    assert [row.precision for row in rows] == ["float8", "float8"]
+    assert report.float8_share > 0.9
+    assert report.float8_products == 13 * 3 - 1 + 2 * 2 * 3
+    fit(model, LossScaleOptimizer("sgd"))

@@ -1,0 +1,269 @@
+"""tfmp.convert on the models of keras-hub, keras.applications and keras-rs.
+
+They are built small, with random weights: nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import keras
+import keras_hub
+import numpy as np
+import pytest
+import third_party
+from third_party import HEADS, HIDDEN, MODELS, TOKENS, WIDTH
+
+import tfmp
+
+CONTRACTIONS = (
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Conv2D,
+    keras.layers.DepthwiseConv2D,
+)
+TEXT = ("bert", "gpt2", "llama", "gemma")
+LENGTHS = {"vit": 5}  # four patches and the class token
+FP8_PRODUCTS = {"Dense": 3, "EinsumDense": 3, "Conv2D": 2, "DepthwiseConv2D": 0}
+each_model = pytest.mark.parametrize("name", MODELS)
+
+LOAD = """\
+import sys
+import keras, numpy, tfmp
+{imports}
+arrays = dict(numpy.load("inputs.npz"))
+arrays = arrays.get("only", arrays)
+model = keras.models.load_model("model.keras")
+report = tfmp.Report(model)
+numpy.savez("found.npz", share=report.float8_share, y=model.predict(arrays))
+"""
+
+
+def convert(name, model):
+    length = LENGTHS.get(name, TOKENS)
+    return tfmp.convert(model, filter="all", length=length)
+
+
+def below(layer):
+    """Returns a layer and all in it, each once, by Keras' own account."""
+    found = {id(each): each for each in layer._flatten_layers()}
+    return list(found.values())
+
+
+def contractions(model):
+    return [x for x in below(model) if isinstance(x, CONTRACTIONS)]
+
+
+def kernels(model):
+    """Every weight but the FP8 state, which no Keras layer has."""
+    return {
+        variable.path: variable.numpy()
+        for variable in model.variables
+        if "float8" not in variable.path
+    }
+
+
+def nature(model):
+    return [(x.path, type(x), x.dtype_policy) for x in below(model)]
+
+
+def kinds(report):
+    """Without paths: some layers of keras-rs have a new name each time."""
+    return [(r.type, r.precision, r.products, r.float8) for r in report.rows]
+
+
+def check_equal(before, after):
+    assert before.keys() == after.keys()
+    for path, array in before.items():
+        np.testing.assert_array_equal(array, after[path], err_msg=path)
+
+
+def fit(model, x, y, steps=4):
+    """Returns the loss of each step on one batch, and a last one."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=False)
+    history = model.fit(
+        x, y, batch_size=4, epochs=steps, verbose=0, shuffle=False
+    )
+    return history.history["loss"]
+
+
+@each_model
+def test_reverting_gives_the_model_back(name):
+    model, x, _ = MODELS[name]()
+    outputs, weights = model.predict(x, verbose=0), kernels(model)
+    before = nature(model)
+    assert convert(name, model).float8_share > 0
+    assert nature(model) != before
+    check_equal(weights, kernels(model))
+    tfmp.revert(model)
+    assert nature(model) == before
+    check_equal(weights, kernels(model))
+    np.testing.assert_array_equal(model.predict(x, verbose=0), outputs)
+
+
+@each_model
+def test_every_contraction_is_in_the_report(name):
+    model, _, _ = MODELS[name]()
+    expected = contractions(model)
+    report = convert(name, model)
+    by_path = {row.path: row for row in report.rows}
+    assert len(by_path) == len(report.rows)
+    listed = [r for r in report.rows if r.type in FP8_PRODUCTS]
+    assert len(listed) == len(expected)
+    assert len({layer.path for layer in expected}) == len(expected)
+    for row in listed:
+        assert row.path.startswith(f"{model.name}/")
+        assert row.products and row.flops > 0
+        assert len(row.float8) <= FP8_PRODUCTS[row.type]
+        assert bool(row.float8) == (row.precision == "float8")
+        assert row.reason or len(row.float8) == 3
+    for row in report.rows:
+        assert row.reason or row.precision == "float8"
+        assert row.path in str(report) or not row.products
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_products_of_transformers_have_their_shapes(name):
+    model, _, _ = MODELS[name]()
+    rows = convert(name, model).rows
+    tokens = 32 * TOKENS
+    narrow = WIDTH // (1 if name in ("bert", "gpt2") else HEADS)
+    square, wide = f"{tokens} x {WIDTH} x {WIDTH}", HIDDEN
+    found = {row.path.split("/")[-1]: row.products for row in rows}
+    assert found["query"] == found["attention_output"] == (square,)
+    assert found["key"] == found["value"] == (f"{tokens} x {WIDTH} x {narrow}",)
+    if name == "gemma":  # its gates take half of what it is given
+        wide = HIDDEN // 2
+        up, down = found["ffw_gating"], found["ffw_linear"]
+    else:
+        up = found["feedforward_intermediate_dense"]
+        down = found["feedforward_output_dense"]
+    assert up == (f"{tokens} x {WIDTH} x {wide}",)
+    assert down == (f"{tokens} x {wide} x {WIDTH}",)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_the_share_of_a_transformer(name):
+    """All but attention's scores and values; the logits are not counted."""
+    model, _, _ = MODELS[name]()
+    report = convert(name, model)
+    block = 4 * WIDTH**2 + 2 * WIDTH * HIDDEN  # a token's, in one block
+    head = (WIDTH**2 + WIDTH * 3) / TOKENS if name == "bert" else 0
+    attention = 2 * TOKENS * WIDTH
+    expected = (block + head) / (block + head + attention)
+    assert report.float8_share == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", third_party.APPLICATIONS)
+def test_whole_applications(name):
+    """Kernel gradients of a convolution stay: two of three products."""
+    model = third_party.application(name)
+    weights, before = kernels(model), nature(model)
+    report = tfmp.convert(model, filter="all")
+    assert 0.4 < report.float8_share < 2 / 3
+    depthwise = [r for r in report.rows if r.type == "DepthwiseConv2D"]
+    assert not any(row.float8 for row in depthwise)
+    assert bool(depthwise) == (name != "ResNet50")
+    listed = sum(row.type in FP8_PRODUCTS for row in report.rows)
+    assert listed == len(contractions(model))
+    tfmp.revert(model)
+    assert nature(model) == before
+    check_equal(weights, kernels(model))
+
+
+@each_model
+def test_it_trains_and_is_saved(name, tmp_path):
+    keras.utils.set_random_seed(1)
+    model, x, y = MODELS[name]()
+    stock = {id(layer): type(layer) for layer in below(model)}
+    report = convert(name, model)
+    losses = fit(model, x, y)
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+    amax = [v for v in model.trainable_variables if "float8" in v.path]
+    float8 = [row for row in report.rows if row.precision == "float8"]
+    assert len(amax) == len(float8) > 0
+
+    outputs = model.predict(x, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), outputs)
+    again = tfmp.Report(loaded, sizes=report.sizes)
+    assert kinds(again) == kinds(report)
+    weights = kernels(model)
+    for each in (model, loaded):
+        tfmp.revert(each)
+        check_equal(weights, kernels(each))
+        assert not any("float8" in v.path for v in each.variables)
+    assert all(type(x) is stock[id(x)] for x in below(model) if id(x) in stock)
+
+
+@pytest.mark.parametrize(
+    ("name", "imports"), [("gemma", "import keras_hub"), ("MobileNetV2", "")]
+)
+def test_a_new_process_loads_it(name, imports, tmp_path):
+    """Of Gemma's: it multiplies by a constant that its constructor makes."""
+    model, x, _ = MODELS[name]()
+    report = convert(name, model)
+    model.save(tmp_path / "model.keras")
+    arrays = x if isinstance(x, dict) else {"only": x}
+    np.savez(tmp_path / "inputs.npz", **arrays)
+    script = LOAD.format(imports=imports)
+    path = ":".join(filter(None, sys.path))
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = np.load(tmp_path / "found.npz")
+    assert found["share"] == pytest.approx(tfmp.Report(model).float8_share)
+    assert report.float8_share > 0.3
+    np.testing.assert_array_equal(found["y"], model.predict(x, verbose=0))
+
+
+def test_what_builds_its_layers_itself():
+    model, x, y = third_party.unbuilt()
+    assert convert("unbuilt", model).rows == []
+    losses = fit(model, x, y)
+    assert losses[-1] < losses[0]
+    report = tfmp.Report(model)
+    assert len(contractions(model)) == 13
+    low = [row.path for row in report.rows if row.precision == "float8"]
+    assert len(low) == 13
+    before = kernels(model)
+    tfmp.revert(model)
+    check_equal(before, kernels(model))
+    assert {type(x) for x in contractions(model)} == {
+        keras.layers.Dense,
+        keras.layers.EinsumDense,
+    }
+    assert type(model.layers[1]) is keras_hub.layers.TransformerEncoder
+
+
+def test_attention_of_its_own_is_left_and_its_projections_are_not():
+    model, _, _ = third_party.gpt2()
+    report = tfmp.convert(model, tfmp.Policy("mixed_float8"), filter="all")
+    rows = {row.path.split("/")[-1]: row for row in report.rows}
+    attention = rows["self_attention"]
+    assert attention.type == "CachedMultiHeadAttention"
+    assert (attention.precision, attention.float8) == ("bfloat16", ())
+    assert attention.reason
+    assert rows["query"].precision == "float8"
+
+
+def test_a_task_and_its_backbone_stay_the_same_objects():
+    model, _, _ = third_party.gpt2()
+    backbone, embedding = model.backbone, model.backbone.token_embedding
+    tfmp.convert(model, filter="all")
+    assert model.backbone is backbone
+    assert backbone.token_embedding is embedding
+    assert isinstance(model, keras_hub.models.GPT2CausalLM)
+    assert isinstance(backbone, keras_hub.models.GPT2Backbone)
+    assert embedding.compute_dtype == "bfloat16"

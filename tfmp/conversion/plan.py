@@ -1,0 +1,148 @@
+"""A conversion as a plan: what becomes of each layer, now or once built."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import keras
+
+from tfmp import internals, policies
+from tfmp.conversion.choosing import Choice
+from tfmp.conversion.converted import apply
+from tfmp.conversion.defaults import DEFAULTS, PRODUCT, default_of
+from tfmp.conversion.products import not_in_float8
+from tfmp.conversion.records import flatten, record_of, stock_class
+from tfmp.layers import classes
+from tfmp.precision_map import PrecisionMap
+
+PENDING = "decided when it is built"
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """Everything that a conversion was asked for.
+
+    Attributes:
+        policy: of each layer, by path.
+        choice: among the layers that can run in FP8.
+        overrides: precisions of kinds of layers, before the defaults.
+        only_matched: whether layers that no key of `policy` names stay.
+        keep_float32: whether a layer that computes in float32 was told to.
+    """
+
+    policy: PrecisionMap
+    choice: Choice
+    overrides: Mapping[type, str]
+    only_matched: bool = False
+    keep_float32: bool = False
+
+    def run(self, top: keras.Layer, path: str) -> None:
+        """Converts a layer and all below it, also what is built later."""
+        layers = flatten(top, path)
+        for name, layer in layers.items():
+            self.convert_one(layer, name, _parent(layers, name))
+
+    def run_again(self, top: keras.Layer, path: str) -> None:
+        """Converts what a layer's `build` made, and decides what it could."""
+        record = record_of(top)
+        if record is None:
+            return
+        layers = flatten(top, path)
+        for name, layer in layers.items():
+            known, parent = record_of(layer), _parent(layers, name)
+            if known is None or known.reason == PENDING:
+                self.convert_one(layer, name, parent, record.policy)
+
+    def convert_one(
+        self,
+        layer: keras.Layer,
+        path: str,
+        parent: keras.Layer | None,
+        before: keras.DTypePolicy | None = None,
+    ) -> None:
+        """Decides about one layer and changes it.
+
+        Args:
+            layer: built or not.
+            path: of the layer.
+            parent: the layer that it is in, if known.
+            before: the policy to go back to, if not the present one.
+        """
+        key = self.policy.match(path, layer.path or path)
+        if not _has_precision(layer) or (self.only_matched and key is None):
+            return
+        if not layer.built:
+            again = functools.partial(self.run_again, layer, path)
+            internals.after_build(layer, again)
+        policy = self.policy[path if key is None else key]
+        if policies.recipe_of(policy) is None:
+            apply(layer, policy, "asked for", before)
+        else:
+            decision = self.decide(layer, path, parent, policy)
+            apply(layer, *decision, before)
+
+    def decide(
+        self,
+        layer: keras.Layer,
+        path: str,
+        parent: keras.Layer | None,
+        policy: keras.DTypePolicy,
+    ) -> tuple[keras.DTypePolicy, str]:
+        """Returns the policy of a layer that was asked to go to FP8."""
+        if self.keep_float32 and layer.compute_dtype == "float32":
+            return layer.dtype_policy, "its own dtype is float32"
+        precision, reason = self.default(layer)
+        if precision == "float32" and _is_open(parent):
+            return policies.Policy("float32"), reason
+        if precision == "float32":
+            return policy, "what is around it may need one dtype"
+        stock = stock_class(layer)
+        wide = policies.Policy(f"mixed_{policy.compute_dtype}")
+        if precision == "compute":
+            could = DEFAULTS.get(stock) is PRODUCT
+            return wide if could else policy, reason
+        if own := classes.overridden(stock):
+            return wide, f"{stock.__name__} has its own {', '.join(own)}"
+        if not layer.built and (self.choice.needs_shapes or _is_conv(layer)):
+            return wide, PENDING
+        lost = not_in_float8(layer)
+        if "output" in lost:
+            return wide, lost["output"]
+        refusal = self.choice.refusal(layer, path, parent)
+        return (wide, refusal) if refusal else (policy, "")
+
+    def default(self, layer: keras.Layer) -> tuple[str, str]:
+        """Returns the precision of a layer's kind, and why."""
+        for kind, precision in self.overrides.items():
+            if isinstance(layer, kind):
+                return precision, "asked for by `overrides`"
+        found = default_of(layer)
+        return found.precision, found.reason
+
+
+def _parent(layers: dict[str, keras.Layer], path: str) -> keras.Layer | None:
+    return layers.get(path.rpartition("/")[0])
+
+
+def _is_open(parent: keras.Layer | None) -> bool:
+    """Whether what a sublayer returns goes to layers, which cast it."""
+    return parent is None or internals.is_container(parent)
+
+
+def _is_conv(layer: keras.Layer) -> bool:
+    """Whether it depends on the shapes if a GPU can do it in FP8."""
+    return isinstance(
+        layer, (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+    )
+
+
+def _has_precision(layer: keras.Layer) -> bool:
+    """Integer and string layers have none, nor has what only holds layers."""
+    holds = internals.is_container(layer)
+    if holds or isinstance(layer, keras.layers.InputLayer):
+        return False
+    if getattr(layer, "quantization_mode", None) is not None:
+        return False
+    return keras.backend.is_float_dtype(layer.compute_dtype)

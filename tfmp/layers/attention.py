@@ -1,0 +1,194 @@
+"""Attention layers: FP8 projections, and FP8 scores and values by recipe."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import keras
+import tensorflow as tf
+
+from tfmp import internals, ops, policies, recipes
+from tfmp.layers import swapping
+from tfmp.layers.dense import EinsumDense
+
+if TYPE_CHECKING:
+    from keras.layers import Layer as Base
+else:
+    Base = object
+
+
+class Float8Attention(Base):
+    """Mixin for a Keras attention layer; put it before the Keras class.
+
+    The layer has no FP8 state of its own: each of its projections, which
+    Keras creates in `build`, becomes a `tfmp.layers.EinsumDense`.  With a
+    recipe that says `attention=True`, the products between them run on FP8
+    operands too.  Without a recipe the layer is the Keras layer.
+    """
+
+    def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, dtype=policies.get(dtype), **kwargs)
+
+    @property
+    def recipe(self) -> recipes.Recipe | None:
+        """The recipe that the layer's policy has, None if it has none."""
+        return policies.recipe_at(self.dtype_policy, self.path)
+
+    def build(
+        self, query_shape: Any, value_shape: Any, key_shape: Any = None
+    ) -> None:
+        """Creates the Keras layer's projections, and their FP8 state."""
+        with internals.converting_children():
+            super().build(query_shape, value_shape, key_shape)
+        self.update_float8()
+
+    def update_float8(self) -> None:
+        """Brings the projections in line with the policy, and checks it.
+
+        Raises:
+            ValueError: if the layer asks for flash attention, and the recipe
+                for FP8 there.
+        """
+        recipe = self.recipe
+        if recipe is not None and recipe.attention and self._flash_attention:
+            raise ValueError(
+                "`flash_attention` must be None or False under a recipe with "
+                "attention=True: one fused kernel in the compute dtype, or "
+                "two products on FP8 operands. Received: flash_attention="
+                f"{self._flash_attention!r}, recipe={recipe!r}"
+            )
+        for child in internals.children(self):
+            if isinstance(child, keras.layers.EinsumDense):
+                swapping.swap(child, EinsumDense)
+
+    def _compute_attention(
+        self,
+        query: Any,
+        key: Any,
+        value: Any,
+        attention_mask: Any = None,
+        training: bool | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Any, Any]:
+        """Keras' extension point: from projections to what each head gives.
+
+        As it is overridden, Keras hands the causal mask over as a mask.
+        """
+        recipe = self.recipe
+        if recipe is None or not recipe.attention:
+            return super()._compute_attention(
+                query, key, value, attention_mask, training, *args, **kwargs
+            )
+        if kwargs.get("use_causal_mask"):
+            causal = self._compute_causal_mask(query, value)
+            attention_mask = _both_allow(attention_mask, causal)
+        scores, values, axes = _equations(self._combine_equation)
+        recipe = recipe.as_current()
+        logits = ops.einsum(scores, query, key, recipe=recipe)
+        logits = tf.cast(logits, tf.float32) * query.shape[-1] ** -0.5
+        weights = _softmax(logits, attention_mask, axes)
+        weights = tf.cast(weights, query.dtype)
+        dropped = self._dropout_layer(weights, training=training)
+        return ops.einsum(values, dropped, value, recipe=recipe), weights
+
+
+def _equations(values: str) -> tuple[str, str, int]:
+    """Returns the equations of scores and values, and how many axes attend."""
+    weights, source, target = re.split(",|->", values)
+    axes = sum(label not in target for label in source)
+    return f"{target},{source}->{weights}", values, axes
+
+
+def _both_allow(mask: Any, other: tf.Tensor) -> tf.Tensor:
+    return other if mask is None else tf.cast(mask, tf.bool) & other
+
+
+def _softmax(logits: tf.Tensor, mask: Any, axes: int) -> tf.Tensor:
+    """Returns the softmax over the last `axes` axes, zero where masked.
+
+    Where everything is masked it is zero too, as in Keras' own softmax layer.
+
+    Args:
+        logits: float32 of shape `[batch..., heads, queries..., keys...]`.
+        mask: true where attention is allowed; axes that it lacks are heads
+            and those next to them.  None allows all.
+        axes: how many axes of queries there are, and of keys.
+    """
+    if mask is not None:
+        mask = tf.cast(mask, tf.bool)
+        for _ in range(logits.shape.rank - mask.shape.rank):
+            mask = tf.expand_dims(mask, -2 * axes - 1)
+        logits = tf.where(mask, logits, logits.dtype.min)
+    over = list(range(-axes, 0))
+    total = tf.reduce_logsumexp(logits, over, keepdims=True)
+    weights = tf.exp(logits - total)
+    return weights if mask is None else tf.where(mask, weights, 0.0)
+
+
+@keras.saving.register_keras_serializable("tfmp")
+class MultiHeadAttention(Float8Attention, keras.layers.MultiHeadAttention):
+    """Keras' `MultiHeadAttention`, whose products run on FP8 operands.
+
+        q, k, v = (einsum("btd,dnh->btnh", x, kernel) + bias  of each)
+        y = softmax(q @ k.T / sqrt(key_dim)) @ v
+        output = einsum("btnh,nhd->btd", y, kernel) + bias
+
+    The four projections, and the gate if there is one, are
+    `tfmp.layers.EinsumDense`: under a policy with a recipe, such as
+    `mixed_float8`, they run in FP8.  The two products of `y` run in the
+    compute dtype, or, by a recipe with `attention=True`, on FP8 operands that
+    are scaled by their own amax, with the softmax in float32; flash attention
+    then raises an error.  Under any other policy it is the Keras layer, bit
+    for bit.
+
+    Args:
+        *args: those of `keras.layers.MultiHeadAttention`.
+        dtype: a policy or its name, also `"mixed_float8"`.
+        **kwargs: those of `keras.layers.MultiHeadAttention`.
+
+    Raises:
+        ValueError: at `build`, if a recipe with `attention=True` meets
+            `flash_attention=True`.
+
+    Source: arXiv 1706.03762, section 3.2 (the layer); arXiv 2209.05433,
+    section 3 (which operands are FP8).
+
+    >>> layer = MultiHeadAttention(2, 4, dtype="mixed_float8")
+    >>> x = keras.ops.ones([1, 3, 8])
+    >>> layer(x, x, use_causal_mask=True).shape
+    TensorShape([1, 3, 8])
+    >>> [type(each).__module__ for each in (layer.query_dense, layer)]
+    ['tfmp.layers.dense', 'tfmp.layers.attention']
+    """
+
+
+@keras.saving.register_keras_serializable("tfmp")
+class GroupedQueryAttention(Float8Attention, keras.layers.GroupQueryAttention):
+    """Keras' `GroupQueryAttention`, whose products run on FP8 operands.
+
+        q, k, v = (einsum("btd,dnh->btnh", x, kernel) + bias  of each)
+        y = softmax(q @ repeat(k).T / sqrt(head_dim)) @ repeat(v)
+        output = einsum("btnh,nhd->btd", y, kernel) + bias
+
+    where each head of `k` and `v` serves several heads of `q`.  What runs in
+    FP8 is as for `MultiHeadAttention`.
+
+    Args:
+        *args: those of `keras.layers.GroupQueryAttention`.
+        dtype: a policy or its name, also `"mixed_float8"`.
+        **kwargs: those of `keras.layers.GroupQueryAttention`.
+
+    Raises:
+        ValueError: at `build`, if a recipe with `attention=True` meets
+            `flash_attention=True`.
+
+    Source: arXiv 2305.13245, section 2.2 (the layer); arXiv 2209.05433,
+    section 3 (which operands are FP8).
+
+    >>> layer = GroupedQueryAttention(4, 4, 2, dtype="mixed_float8")
+    >>> x = keras.ops.ones([1, 3, 8])
+    >>> layer(x, x).shape
+    TensorShape([1, 3, 8])
+    """

@@ -1,0 +1,27 @@
+"""Operators for users: products on FP8 operands, and FP8 numbers."""
+
+from tfmp.ops.convolution import conv
+from tfmp.ops.products import einsum, matmul
+from tfmp.quantization import (
+    dequantize,
+    max_ulp_error,
+    quantize,
+    saturation_share,
+    sqnr,
+    underflow_share,
+)
+from tfmp.scaling import amax, compute_scale
+
+__all__ = [
+    "amax",
+    "compute_scale",
+    "conv",
+    "dequantize",
+    "einsum",
+    "matmul",
+    "max_ulp_error",
+    "quantize",
+    "saturation_share",
+    "sqnr",
+    "underflow_share",
+]

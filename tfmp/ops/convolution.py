@@ -1,0 +1,126 @@
+"""`conv` on FP8 operands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfmp import checks, contractions
+from tfmp.convolutions import Convolution
+from tfmp.ops import arguments, geometry
+
+
+def conv(
+    inputs: Any,
+    kernel: Any,
+    strides: Any = 1,
+    padding: str = "valid",
+    data_format: str | None = None,
+    dilation_rate: Any = 1,
+    *,
+    recipe: Any = None,
+    amax: Any = None,
+    training: bool = True,
+) -> tf.Tensor:
+    """Convolves on FP8 operands, with FP8 gradients; 1, 2 or 3 dimensions.
+
+        y = conv(q(inputs * sx), q(kernel * sw)) / (sx * sw)
+
+    with the meaning of `keras.ops.conv`, groups included.  All operands are
+    E4M3, gradients too, for a convolution has one format.  Some geometries
+    have no FP8 kernel on a GPU; there, on every device, a product takes
+    operands of the compute dtype: `convolutions.Convolution.float8_products`.
+
+    Args:
+        inputs: the activation, of shape `[batch, *lengths, channels]`, or
+            `[batch, channels, *lengths]` with `"channels_first"`: float32,
+            bfloat16 or float16.  Lengths and batch may be unknown.
+        kernel: the weight, of shape
+            `[*kernel_size, channels / groups, filters]`: of any of these
+            dtypes.
+        strides: one integer, or one a spatial axis.
+        padding: `"valid"`, `"same"` (TensorFlow's: of an odd number of zeros
+            one more stands after) or, for one spatial axis, `"causal"` (all
+            before).
+        data_format: `"channels_last"` or `"channels_first"`; None for
+            `keras.config.image_data_format()`.
+        dilation_rate: like `strides`; above 1 only if these are 1.
+        recipe: see `einsum`; its roles become E4M3.
+        amax: see `einsum`.
+        training: see `einsum`.
+
+    Returns:
+        Tensor of the dtype of `inputs`.
+
+    Raises:
+        TypeError: if an argument has the wrong type or dtype.
+        ValueError: if an argument is not allowed, if the shapes do not fit or
+            leave nothing, or if `recipe` needs `amax` and there is none.
+
+    Source: arXiv 2209.05433, section 3 (E4M3 and E5M2).
+
+    >>> x, w = tf.ones([2, 8, 8, 16]), tf.fill([3, 3, 16, 4], 0.25)
+    >>> y = conv(x, w, padding="same")
+    >>> y.shape.as_list(), float(y[0, 4, 4, 0])
+    ([2, 8, 8, 4], 36.0)
+    """
+    recipe = arguments.recipe(recipe, amax).in_one_format()
+    inputs = arguments.operand("inputs", inputs)
+    kernel = arguments.operand("kernel", kernel)
+    data_format = data_format or keras.config.image_data_format()
+    how = (strides, padding, data_format, dilation_rate)
+    shape = kernel.shape.as_list()
+    convolution = geometry.convolution(inputs.shape.as_list(), shape, *how)
+    at = 2 if convolution.channels_first else 1
+    inputs = _fit(inputs, at, convolution, padding)
+    lengths = inputs.shape[at : at + len(convolution.kernel_size)].as_list()
+    reasons = convolution.float8_products(lengths)
+    wide = tuple(name for name, reason in reasons.items() if reason)
+    return contractions.contract(
+        convolution,
+        inputs,
+        kernel,
+        recipe.keep_high_precision(wide),
+        arguments.amax(amax),
+        checks.boolean("training", training),
+    )
+
+
+def _fit(
+    x: tf.Tensor, at: int, convolution: Convolution, padding: str
+) -> tf.Tensor:
+    """Brings axes of unknown length and a stride to a length without surplus.
+
+    What an axis needs in padding depends on its length there.
+
+    Args:
+        x: the inputs.
+        at: the first spatial axis.
+        convolution: whose padding of these axes is zero.
+        padding: what it is to be.
+    """
+    loose = [
+        axis
+        for axis, stride in enumerate(convolution.strides, at)
+        if stride > 1 and x.shape[axis] is None
+    ]
+    if not loose:
+        return x
+    shape = x.shape
+    ends, kept = [[0, 0] for _ in shape], tf.unstack(tf.shape(x))
+    for axis in loose:
+        n, stride = kept[axis], convolution.strides[axis - at]
+        reach = convolution.kernel_size[axis - at] - 1
+        if padding == "causal":
+            ends[axis] = [reach, 0]
+        elif padding == "same":
+            step = (n - 1) // stride * stride + 1 - n
+            total = tf.maximum(step + reach, 0)
+            ends[axis] = [total // 2, total - total // 2]
+        n += sum(ends[axis])
+        kept[axis] = n - (n - reach - 1) % stride
+    x = tf.slice(tf.pad(x, ends), [0] * len(ends), kept)
+    known = [None if axis in loose else n for axis, n in enumerate(shape)]
+    return tf.ensure_shape(x, known)
