@@ -152,7 +152,8 @@ def products(model: keras.Model, batch_size: int) -> dict[str, int]:
         [tf.convert_to_tensor(v) for v in group]
         for group in (model.trainable_variables, model.non_trainable_variables)
     ]
-    batch = tf.zeros([batch_size, 28, 28]), tf.zeros([batch_size], tf.int64)
+    images = tf.zeros([batch_size, *model.input_shape[1:]])
+    batch = images, tf.zeros([batch_size], tf.int64)
     program = step.experimental_get_compiler_ir(*variables, *batch)
     *inner, main = program(stage="stablehlo").split("func.func ")[1:]
     dots = {re.search(r"@([\w.]+)", f)[1]: re.findall(DOT, f) for f in inner}

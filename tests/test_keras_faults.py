@@ -282,3 +282,58 @@ def test_fault_19_clipping_in_a_custom_loop_leaves_scales_alone(compiled):
     np.testing.assert_allclose(
         model.layers[0].amax.numpy()[INPUTS], np.abs(x).max(), rtol=2**-8
     )
+
+
+def weights_of(recipe, path=None):
+    """A trained model of one layer, or one with the weights of a file."""
+    policy = (
+        "float32" if recipe is None else tfmp.Policy("mixed_float8", recipe)
+    )
+    layer = tfmp.layers.Dense if recipe else keras.layers.Dense
+    model = keras.Sequential([keras.Input([8]), layer(4, dtype=policy)])
+    optimizer = keras.optimizers.SGD(momentum=0.9)
+    model.compile(tfmp.optimizers.LossScaleOptimizer(optimizer), "mse")
+    x = np.random.default_rng(0).normal(size=[16, 8])
+    model.fit(x, x[:, :4], verbose=0)
+    if path is not None:
+        model.load_weights(path)
+    return model
+
+
+LONG, SHORT = (
+    tfmp.recipes.DelayedScaling(amax_history_len=n) for n in (1024, 2)
+)
+
+
+@pytest.mark.parametrize("saved", [LONG, SHORT, None], ids=repr)
+@pytest.mark.parametrize("loaded", [LONG, SHORT, None], ids=repr)
+def test_fault_16_files_load_whatever_was_saved(saved, loaded, tmp_path):
+    path = tmp_path / "x.weights.h5"
+    before = weights_of(saved)
+    before.save_weights(path)
+    after = weights_of(loaded, path)
+    a, b = before.layers[0], after.layers[0]
+    np.testing.assert_array_equal(a.kernel, b.kernel)
+    np.testing.assert_array_equal(a.bias, b.bias)
+    if loaded is not None:
+        seen = np.zeros(3) if saved is None else a.amax.numpy()
+        np.testing.assert_array_equal(b.amax, seen)
+    inner = [m.optimizer.inner_optimizer.variables for m in (before, after)]
+    for mine, theirs in zip(*inner, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    history = after.optimizer.amax_history.numpy()
+    both = saved is not None and loaded is not None
+    assert history.any() == both
+    after.fit(np.ones([16, 8]), np.ones([16, 4]), verbose=0)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_fault_18_converted_after_the_optimizer_is_built(optimizer):
+    model = keras.Sequential([keras.Input([8]), keras.layers.Dense(4)])
+    model.compile(optimizer, "mse")
+    x = np.random.default_rng(0).normal(size=[16, 8])
+    model.fit(x, x[:, :4], verbose=0)
+    assert model.optimizer.built
+    tfmp.convert(model)
+    model.fit(x, x[:, :4], verbose=0)
+    assert (model.layers[0].amax.numpy() > 0).all()

@@ -25,6 +25,7 @@ CONTRACTIONS = (
 )
 TEXT = ("bert", "gpt2", "llama", "gemma")
 LENGTHS = {"vit": 5}  # four patches and the class token
+RATES = {"vit": 1e-4}  # at 1e-3 its loss rises at first, in float32 too
 FP8_PRODUCTS = {"Dense": 3, "EinsumDense": 3, "Conv2D": 2, "DepthwiseConv2D": 0}
 each_model = pytest.mark.parametrize("name", MODELS)
 
@@ -36,7 +37,8 @@ arrays = dict(numpy.load("inputs.npz"))
 arrays = arrays.get("only", arrays)
 model = keras.models.load_model("model.keras")
 report = tfmp.Report(model)
-numpy.savez("found.npz", share=report.float8_share, y=model.predict(arrays))
+y = model.predict(arrays).astype("float32")
+numpy.savez("found.npz", share=report.float8_share, y=y)
 """
 
 
@@ -57,11 +59,7 @@ def contractions(model):
 
 def kernels(model):
     """Every weight but the FP8 state, which no Keras layer has."""
-    return {
-        variable.path: variable.numpy()
-        for variable in model.variables
-        if "float8" not in variable.path
-    }
+    return [v.numpy() for v in model.variables if "float8" not in v.path]
 
 
 def nature(model):
@@ -74,18 +72,15 @@ def kinds(report):
 
 
 def check_equal(before, after):
-    assert before.keys() == after.keys()
-    for path, array in before.items():
-        np.testing.assert_array_equal(array, after[path], err_msg=path)
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
-def fit(model, x, y, steps=4):
-    """Returns the loss of each step on one batch, and a last one."""
+def fit(model, x, y, rate=1e-3):
+    """Returns the loss of each step, all on one batch."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=False)
-    history = model.fit(
-        x, y, batch_size=4, epochs=steps, verbose=0, shuffle=False
-    )
+    model.compile(keras.optimizers.Adam(rate), loss, jit_compile=False)
+    history = model.fit(x, y, batch_size=4, epochs=4, verbose=0, shuffle=False)
     return history.history["loss"]
 
 
@@ -179,7 +174,7 @@ def test_it_trains_and_is_saved(name, tmp_path):
     model, x, y = MODELS[name]()
     stock = {id(layer): type(layer) for layer in below(model)}
     report = convert(name, model)
-    losses = fit(model, x, y)
+    losses = fit(model, x, y, RATES.get(name, 1e-3))
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]
     amax = [v for v in model.trainable_variables if "float8" in v.path]
@@ -225,7 +220,8 @@ def test_a_new_process_loads_it(name, imports, tmp_path):
     found = np.load(tmp_path / "found.npz")
     assert found["share"] == pytest.approx(tfmp.Report(model).float8_share)
     assert report.float8_share > 0.3
-    np.testing.assert_array_equal(found["y"], model.predict(x, verbose=0))
+    outputs = model.predict(x, verbose=0).astype("float32")
+    np.testing.assert_array_equal(found["y"], outputs)
 
 
 def test_what_builds_its_layers_itself():

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmp import quantization
+from tfmp.conversion.records import flatten
 from tfmp.exporting.plain import expected_sqnr, plain
 from tfmp.exporting.runtimes import Format, flex_operators
 
@@ -119,7 +120,7 @@ class Job:
 
     def outputs(self) -> Any:
         """Returns what the model gives; states it has stay as they are."""
-        state = self.model.non_trainable_variables
+        state = _state(self.model)
         before = [keras.ops.convert_to_numpy(v).copy() for v in state]
         tensors = [tf.convert_to_tensor(value) for value in self.values]
         arguments = keras.tree.pack_sequence_as(self.signature, tensors)
@@ -129,6 +130,16 @@ class Job:
             for variable, value in zip(state, before, strict=True):
                 if not np.array_equal(variable, value):
                     variable.assign(value)
+
+
+def _state(model: keras.Model) -> list[keras.Variable]:
+    """Returns what a call may change; Keras does not list recurrent states."""
+    recurrent = [
+        layer.states
+        for layer in flatten(model).values()
+        if isinstance(layer, keras.layers.RNN) and layer.stateful
+    ]
+    return [*model.non_trainable_variables, *keras.tree.flatten(recurrent)]
 
 
 def distance(expected: Any, found: list[Any]) -> tuple[float, float]:
