@@ -1,6 +1,8 @@
 """tfmp.convert and tfmp.revert on models of every kind."""
 
 import json
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -294,17 +296,47 @@ def test_weights_of_a_16_bit_model_are_kept():
     assert model(np.ones([2, 16])).dtype == tf.bfloat16
 
 
-def test_on_replicas():
-    devices = tf.config.list_logical_devices("CPU")
-    names = [d.name for d in devices] * (2 // len(devices) or 1)
-    strategy = tf.distribute.MirroredStrategy(names[:1])
-    with strategy.scope():
-        model = models.sequential()
-        model.compile("adam", "mse")
-    fit(model)
-    tfmp.convert(model)
-    losses = fit(model, epochs=2)
-    assert losses[1] < losses[0]
+REPLICAS = """
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+halves = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, halves)
+import models, tfmp
+
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    model = models.sequential()
+    model.compile("adam", "mse", jit_compile=False)
+x, y = models.data()
+model.fit(x, y, 16, verbose=0)
+tfmp.convert(model)
+losses = model.fit(x, y, 16, 3, verbose=0).history["loss"]
+for v in model.variables:
+    parts = strategy.experimental_local_results(v.value)
+    first, second = [part.numpy().tobytes() for part in parts]
+    assert first == second, v.path
+amax = [v for v in model.variables if "/float8/" in v.path]
+assert len(amax) == 2 and all((v.numpy() > 0).all() for v in amax)
+assert losses[2] < losses[0], losses
+"""
+
+
+def test_a_model_on_two_replicas(tmp_path):
+    new_process(REPLICAS, tmp_path)
+
+
+def new_process(code, folder):
+    """Returns what a program prints that runs on its own."""
+    root = pathlib.Path(models.__file__).parent.parent
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{root}:{root}/tests"},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    return found.stdout
 
 
 def test_it_loads_in_a_new_process(tmp_path):
@@ -321,16 +353,8 @@ def test_it_loads_in_a_new_process(tmp_path):
         "np.testing.assert_array_equal(y, np.load('y.npy'))\n"
         "print(sum('/float8/' in v.path for v in m.variables))\n"
     )
-    root = models.__file__.rpartition("/tests/")[0]
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={"PYTHONPATH": f"{root}:{root}/tests", "PATH": ""},
-        capture_output=True,
-        text=True,
-    )
-    assert found.returncode == 0, found.stderr
-    assert int(found.stdout.split()[-1]) == len(amax_of(model))
+    printed = new_process(code, tmp_path)
+    assert int(printed.split()[-1]) == len(amax_of(model))
 
 
 @pytest.mark.parametrize(

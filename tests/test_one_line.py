@@ -1,8 +1,10 @@
 """Programs as people write them: one line of tfmp, the rest plain Keras."""
 
+import functools
 import inspect
 import warnings
 
+import fashion_mnist_data
 import keras
 import matplotlib
 import models
@@ -17,18 +19,13 @@ from tfmp.hardware import Device, Hardware
 from tfmp.layers.state import is_amax
 
 H200 = Hardware((Device("gpu", "NVIDIA H200", (9, 0)), Device("cpu")))
-FLOAT8 = pytest.mark.filterwarnings("error::UserWarning:tfmp")
 
 
-def digits(samples=256):
-    """Images whose class is where the bright square is."""
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 10, samples)
-    x = rng.uniform(0, 0.2, [samples, 28, 28]).astype("float32")
-    for image, label in zip(x, y, strict=True):
-        row, column = divmod(label, 5)
-        image[14 * row : 14 * row + 10, 5 * column : 5 * column + 5] += 0.8
-    return x, y
+@functools.cache
+def images(samples=512):
+    """Returns real images, from 0 to 1, and their classes."""
+    (x, y), _ = fashion_mnist_data.load(full=False)
+    return (x[:samples] / 255).astype("float32"), y[:samples]
 
 
 class TwoConvolutions(keras.Model):
@@ -49,14 +46,14 @@ class TwoConvolutions(keras.Model):
 
 
 def train(model):
-    x, y = digits()
+    x, y = images()
     model.compile(
         optimizer=keras.optimizers.Adam(0.003),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    history = model.fit(x[..., None], y, 32, epochs=5, verbose=0)
-    assert history.history["accuracy"][-1] > 0.8
+    history = model.fit(x[..., None], y, 32, epochs=3, verbose=0)
+    assert history.history["accuracy"][-1] > 0.6
     return history.history
 
 
@@ -218,7 +215,7 @@ def test_mixed_float16_with_a_plot(tmp_path):
     from matplotlib import pyplot
 
     tfmp.configure("mixed_float16")
-    x, y = digits()
+    x, y = images()
     model = keras.Sequential(
         [
             keras.layers.Dense(64, activation="relu"),
@@ -233,7 +230,7 @@ def test_mixed_float16_with_a_plot(tmp_path):
         x.reshape(len(x), -1), y, 32, epochs=8, verbose=0, validation_split=0.2
     )
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-    assert history.history["accuracy"][-1] > 0.8
+    assert history.history["accuracy"][-1] > 0.7
     for name, values in history.history.items():
         pyplot.plot(values, label=name)
     pyplot.legend()
@@ -243,7 +240,7 @@ def test_mixed_float16_with_a_plot(tmp_path):
 
 def test_a_custom_loop_in_mixed_bfloat16():
     tfmp.configure("mixed_bfloat16")
-    x, y = digits()
+    x, y = images()
     model = keras.Sequential(
         [
             keras.layers.Flatten(),
@@ -267,8 +264,8 @@ def test_a_custom_loop_in_mixed_bfloat16():
     losses = []
     for _ in range(5):
         for images, labels in (
-            tf.data.Dataset.from_tensor_slices((x, y)).shuffle(256).batch(32)
+            tf.data.Dataset.from_tensor_slices((x, y)).shuffle(512).batch(32)
         ):
             losses.append(float(step(images, labels)))
-    assert np.mean(losses[-8:]) < 0.3 * losses[0]
+    assert np.mean(losses[-8:]) < 0.4 * losses[0]
     assert model.layers[1].compute_dtype == "bfloat16"

@@ -263,3 +263,14 @@ def test_a_task_and_its_backbone_stay_the_same_objects():
     assert isinstance(model, keras_hub.models.GPT2CausalLM)
     assert isinstance(backbone, keras_hub.models.GPT2Backbone)
     assert embedding.compute_dtype == "bfloat16"
+
+
+def test_a_preset_is_saved_of_a_model_that_is_reverted(tmp_path):
+    """A preset names its class, which a converted one has to be again."""
+    model, x, _ = third_party.gpt2()
+    outputs = model.backbone.predict(x, verbose=0)
+    tfmp.convert(model, filter="all")
+    tfmp.revert(model)
+    model.backbone.save_to_preset(tmp_path)
+    loaded = keras_hub.models.GPT2Backbone.from_preset(str(tmp_path))
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), outputs)

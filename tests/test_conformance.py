@@ -1,0 +1,686 @@
+"""What every public layer must do, in one table: layers by checks.
+
+A layer is a row of `CASES`, a check is a test with the fixture `case`.  Where
+a check does not apply, the row says why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import math
+import warnings
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import oracles
+import pytest
+import tensorflow as tf
+from modes import MODES
+
+import tfmp
+from tfmp import stablehlo
+
+BATCH = 4
+OTHER_POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]
+# Two products on FP8 operands in a row of a layer, in dB; see `test_attention`.
+ONE_PRODUCT, ATTENTION = 20, 14
+# Nothing but roundings to bfloat16: 2**-9 at most, 2**-9 / sqrt(3) typically.
+BFLOAT16 = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """How a layer is made, what it is given, and what is true of it.
+
+    Attributes:
+        name: of the class in `tfmp.layers`.
+        stock: the Keras class.
+        required: arguments without a default.
+        options: more arguments, for layers that run.
+        lengths: of the inputs, between batch and channels.
+        channels: of the inputs.
+        inputs: how many there are.
+        call: arguments of the call.
+        recipe: of `mixed_float8`.
+        states: how many `amax` the layer has.
+        gradients: decibels that all gradients must have.
+        jit: decibels to which a compiled step must be the eager one; infinite
+            for bit for bit.
+        nothing: variables whose gradient is zero but for rounding.
+        configs: arguments, none of them the default, that cover all of them.
+        uncovered: arguments that a config need not keep, and why.
+        skipped: checks that do not apply, and why.
+    """
+
+    name: str
+    stock: type
+    required: dict[str, Any]
+    configs: tuple[dict[str, Any], ...]
+    lengths: tuple[int, ...] = (12,)
+    channels: int = 32
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    inputs: int = 1
+    call: dict[str, Any] = dataclasses.field(default_factory=dict)
+    recipe: tfmp.recipes.Recipe = tfmp.recipes.DelayedScaling()  # noqa: RUF009
+    states: int = 1
+    gradients: float = ONE_PRODUCT
+    jit: float = math.inf
+    nothing: tuple[str, ...] = ()
+    uncovered: dict[str, str] = dataclasses.field(default_factory=dict)
+    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def ours(self) -> type:
+        """The class of tfmp."""
+        return getattr(tfmp.layers, self.name)
+
+    def make(self, cls: type | None = None, dtype: Any = None, **more: Any):
+        """Returns a layer, of tfmp and in FP8 unless told otherwise."""
+        dtype = dtype or tfmp.Policy("mixed_float8", self.recipe)
+        options = {**self.required, **self.options, **more}
+        return (cls or self.ours)(dtype=dtype, name="mine", **options)
+
+    def built(self, *args: Any, **more: Any):
+        """Returns a layer that has its variables."""
+        layer = self.make(*args, **more)
+        layer.build(*[(None, *self.shape)] * self.inputs)
+        return layer
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an input, without the batch."""
+        return *self.lengths, self.channels
+
+    def data(self, seed: int = 0, batch: int = BATCH, longer: int = 0):
+        """Returns normal inputs."""
+        lengths = [n + longer for n in self.lengths]
+        shape = batch, *lengths, self.channels
+        each = range(seed * self.inputs, (seed + 1) * self.inputs)
+        return [normal(*shape, seed=one) for one in each]
+
+    def model(self, layer: Any, shape: Any = None) -> keras.Model:
+        """Returns a functional model of one call of a layer."""
+        shape = shape or self.shape
+        inputs = [keras.Input(shape) for _ in range(self.inputs)]
+        return keras.Model(inputs, layer(*inputs, **self.call))
+
+
+INITIALIZERS = {
+    "kernel_initializer": "he_normal",
+    "bias_initializer": "ones",
+}
+RULES = {
+    "kernel_regularizer": keras.regularizers.L2(1e-2),
+    "bias_regularizer": keras.regularizers.L1(1e-2),
+    "kernel_constraint": keras.constraints.MaxNorm(1.0),
+    "bias_constraint": keras.constraints.NonNeg(),
+}
+OF_ANY_LAYER = {
+    "trainable": False,
+    "activity_regularizer": keras.regularizers.L2(1e-3),
+    "name": "mine",
+    "dtype": tfmp.Policy(
+        "mixed_float8",
+        tfmp.recipes.DelayedScaling(
+            margin=2, amax_history_len=3, grads="E4M3", attention=True
+        ),
+    ),
+}
+LORA = {
+    "lora_rank": 2,
+    "lora_alpha": 3.0,
+    "quantization_config": keras.quantizers.Int8QuantizationConfig(
+        activation_quantizer=None
+    ),
+}
+NOT_KEPT = {"autocast": "Keras' config leaves it out"}
+NO_FLASH = {"flash_attention": "Keras' config leaves it out"}
+ANY_BIAS = {"bias_initializer": keras.initializers.RandomNormal(stddev=1.0)}
+ATTENTION_CONFIG = {
+    **INITIALIZERS,
+    **RULES,
+    "dropout": 0.2,
+    "use_bias": False,
+    "sliding_window": 3,
+    "use_gate": True,
+    "seed": 4,
+}
+
+
+def convolution(rank: int, lengths: tuple[int, ...], **options: Any) -> Case:
+    """Returns the row of a convolution; strides and dilation exclude others."""
+    config = {
+        **INITIALIZERS,
+        **RULES,
+        "filters": 6,
+        "kernel_size": (2, 1, 2)[:rank],
+        "padding": "causal" if rank == 1 else "same",
+        "data_format": "channels_first",
+        "groups": 2,
+        "activation": "gelu",
+        "use_bias": False,
+    }
+    return Case(
+        f"Conv{rank}D",
+        getattr(keras.layers, f"Conv{rank}D"),
+        {"filters": 16, "kernel_size": 3},
+        configs=(
+            config | {"strides": (2, 1, 3)[:rank]},
+            config | {"dilation_rate": (2, 1, 3)[:rank]},
+        ),
+        lengths=lengths,
+        channels=16,
+        options=ANY_BIAS | options,
+        uncovered=NOT_KEPT,
+    )
+
+
+ROWS = [
+    Case(
+        "Dense",
+        keras.layers.Dense,
+        {"units": 16},
+        configs=(
+            {
+                **INITIALIZERS,
+                **RULES,
+                **LORA,
+                "units": 7,
+                "activation": "gelu",
+                "use_bias": False,
+            },
+        ),
+        options=ANY_BIAS,
+        uncovered=NOT_KEPT,
+    ),
+    Case(
+        "EinsumDense",
+        keras.layers.EinsumDense,
+        {"equation": "abc,cde->abde", "output_shape": (None, 4, 8)},
+        configs=(
+            {
+                **INITIALIZERS,
+                **RULES,
+                **LORA,
+                "equation": "...a,ab->...b",
+                "output_shape": 7,
+                "activation": "gelu",
+                "bias_axes": "b",
+                "gptq_unpacked_column_size": 5,
+            },
+        ),
+        options={"bias_axes": "de", **ANY_BIAS},
+        uncovered=NOT_KEPT,
+    ),
+    convolution(1, (12,), padding="causal", dilation_rate=2),
+    convolution(2, (6, 5), padding="same"),
+    convolution(3, (4, 3, 4)),
+    Case(
+        "MultiHeadAttention",
+        keras.layers.MultiHeadAttention,
+        {"num_heads": 2, "key_dim": 16},
+        configs=(
+            {
+                **ATTENTION_CONFIG,
+                "num_heads": 3,
+                "key_dim": 5,
+                "value_dim": 6,
+                "output_shape": (3, 2),
+                "attention_axes": (1,),
+            },
+        ),
+        options={"use_gate": True, **ANY_BIAS},
+        inputs=2,
+        call={"use_causal_mask": True},
+        recipe=tfmp.recipes.DelayedScaling(attention=True),
+        states=5,
+        gradients=ATTENTION,
+        jit=25,
+        nothing=("key/bias",),
+        uncovered=NOT_KEPT | NO_FLASH,
+    ),
+    Case(
+        "GroupedQueryAttention",
+        keras.layers.GroupQueryAttention,
+        {"head_dim": 16, "num_query_heads": 4, "num_key_value_heads": 2},
+        configs=(
+            {
+                **ATTENTION_CONFIG,
+                "head_dim": 5,
+                "num_query_heads": 6,
+                "num_key_value_heads": 3,
+            },
+        ),
+        options=ANY_BIAS,
+        inputs=2,
+        states=4,
+        gradients=ATTENTION,
+        jit=25,
+        nothing=("key/bias",),
+        uncovered=NOT_KEPT | NO_FLASH,
+    ),
+    Case(
+        "BatchNormalization",
+        keras.layers.BatchNormalization,
+        {},
+        configs=(
+            {
+                "axis": 1,
+                "momentum": 0.9,
+                "epsilon": 1e-2,
+                "center": False,
+                "scale": False,
+                "beta_initializer": "ones",
+                "gamma_initializer": "he_normal",
+                "moving_mean_initializer": "ones",
+                "moving_variance_initializer": "zeros",
+                "beta_regularizer": keras.regularizers.L2(1e-2),
+                "gamma_regularizer": keras.regularizers.L1(1e-2),
+                "beta_constraint": keras.constraints.NonNeg(),
+                "gamma_constraint": keras.constraints.MaxNorm(1.0),
+                "renorm": True,
+                "renorm_clipping": {"rmax": 3.0, "rmin": 0.3, "dmax": 5.0},
+                "renorm_momentum": 0.7,
+                "synchronized": True,
+            },
+        ),
+        options={
+            "beta_initializer": "normal",
+            "gamma_initializer": keras.initializers.RandomNormal(stddev=1.0),
+            "moving_mean_initializer": "normal",
+            "moving_variance_initializer": keras.initializers.Constant(2.0),
+        },
+        states=0,
+        gradients=BFLOAT16,
+        jit=BFLOAT16,
+        uncovered=NOT_KEPT,
+    ),
+]
+CASES = {row.name: row for row in ROWS}
+
+
+class Pair(NamedTuple):
+    """A layer in FP8 that has observed a step, and the Keras layer.
+
+    They have the same weights, which a test must leave as they are.
+    """
+
+    ours: Any
+    stock: Any
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request) -> Case:
+    return CASES[request.param]
+
+
+@pytest.fixture(scope="module")
+def pair(case) -> Pair:
+    both = Pair(case.built(), case.built(case.stock, "float32"))
+    copy_weights(both.ours, both.stock)
+    found = step(case, both.ours, case.data())
+    for variable in states(both.ours):
+        variable.assign(found[name_of(variable)])
+        assert np.all(variable.numpy() > 0)
+    return both
+
+
+@pytest.fixture(autouse=True)
+def applies(request):
+    """Skips what a row says does not apply to its layer."""
+    if "case" in request.fixturenames:
+        row = request.getfixturevalue("case")
+        reason = row.skipped.get(request.node.originalname)
+        if reason is not None:
+            pytest.skip(reason)
+
+
+@pytest.fixture
+def products(monkeypatch) -> list[Any]:
+    """Takes note of each product that is traced."""
+    seen, multiply = [], stablehlo.multiply
+
+    def noted(*args):
+        seen.append(args[0])
+        return multiply(*args)
+
+    monkeypatch.setattr(stablehlo, "multiply", noted)
+    return seen
+
+
+def normal(*shape, seed=0):
+    """Normal float32 values."""
+    values = np.random.default_rng(seed).normal(size=shape)
+    return tf.constant(values, tf.float32)
+
+
+def name_of(variable):
+    """The path of a variable below its layer."""
+    return variable.path.split("/", 1)[1]
+
+
+def states(layer):
+    """The FP8 state of a layer and its sublayers."""
+    return [v for v in layer.variables if v.name == "amax"]
+
+
+def weights(layer):
+    """What a layer or model holds, but for FP8 state."""
+    return [v.numpy() for v in layer.variables if v.name != "amax"]
+
+
+def copy_weights(source, target):
+    own = [v for v in target.variables if v.name != "amax"]
+    for variable, value in zip(own, weights(source), strict=True):
+        variable.assign(value)
+
+
+def step(case, layer, inputs):
+    """Output, and the gradients of inputs and variables, by name."""
+    call = {} if isinstance(layer, keras.Model) else case.call
+    inputs = list(inputs)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        packed = [inputs] if isinstance(layer, keras.Model) else inputs
+        y = layer(*packed, training=True, **call)
+        upstream = normal(*y.shape, seed=99)
+        loss = tf.reduce_sum(tf.cast(y, tf.float32) * upstream)
+    variables = layer.trainable_variables
+    found = tape.gradient(loss, [*inputs, *(v.value for v in variables)])
+    names = [f"input_{i}" for i in range(len(inputs))]
+    names += [name_of(v) for v in variables]
+    return {"output": y, **dict(zip(names, found, strict=True))}
+
+
+def near(exact, actual):
+    """Decibels of a result; a lost or infinite one has none."""
+    exact = tf.cast(exact, tf.float32).numpy().astype("float64")
+    actual = tf.cast(actual, tf.float32).numpy()
+    if np.array_equal(exact, actual):
+        return math.inf
+    return oracles.decibels(exact, actual) if np.isfinite(actual).all() else 0.0
+
+
+def optimizer():
+    return tfmp.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(0.1), initial_scale=2.0**8
+    )
+
+
+def arguments(cls):
+    """The names of a layer's constructor arguments."""
+    found = set()
+    for each in (cls, keras.layers.Layer):
+        found |= set(inspect.signature(each.__init__).parameters)
+    return found - {"self", "args", "kwargs"}
+
+
+def test_every_public_layer_is_in_the_table():
+    assert sorted(tfmp.layers.__all__) == sorted(CASES)
+    for row in CASES.values():
+        assert issubclass(row.ours, row.stock)
+
+
+def test_what_does_not_apply_names_a_check():
+    for row in CASES.values():
+        assert set(row.skipped) <= set(globals())
+        assert all([*row.skipped.values(), *row.uncovered.values()])
+
+
+def test_configs_have_every_argument(case):
+    given = set(OF_ANY_LAYER).union(*case.configs)
+    assert given | set(case.uncovered) == arguments(case.stock)
+    assert not given & set(case.uncovered)
+
+
+def test_config_round_trip(case):
+    plain = case.ours(**case.required).get_config()
+    for config in case.configs:
+        given = OF_ANY_LAYER | config
+        layer = case.ours(**given)
+        kept = layer.get_config()
+        for name in given:
+            assert kept[name] != plain.get(name), name
+        saved = json.dumps(keras.saving.serialize_keras_object(layer))
+        copy = keras.saving.deserialize_keras_object(json.loads(saved))
+        assert type(copy) is case.ours
+        assert copy.dtype_policy == OF_ANY_LAYER["dtype"]
+        for each in (layer, copy):
+            assert each.get_config() == kept
+            each.build(*[(None, *case.shape)] * case.inputs)
+            assert each.get_config() == kept
+
+
+def test_keras_file(case, pair, tmp_path):
+    model = case.model(pair.ours)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    layer = loaded.get_layer("mine")
+    assert type(layer) is case.ours
+    assert layer.dtype_policy == pair.ours.dtype_policy
+    assert len(states(layer)) == case.states
+    for before, after in zip(model.variables, loaded.variables, strict=True):
+        assert oracles.same_bits(before.value, after.value)
+    x = case.data()
+    assert oracles.same_bits(model(x), loaded(x))
+
+
+def test_weights_files_are_those_of_the_keras_layer(case, pair, tmp_path):
+    ours, stock = case.model(pair.ours), case.model(case.built(case.stock))
+    ours.save_weights(tmp_path / "ours.weights.h5")
+    assert not oracles.same_bits(weights(ours), weights(stock))
+    stock.load_weights(tmp_path / "ours.weights.h5")
+    assert oracles.same_bits(weights(ours), weights(stock))
+
+    other = case.model(case.built())
+    for variable in states(other):
+        variable.assign([1.0, 2.0, 3.0])
+    assert not oracles.same_bits(weights(other), weights(stock))
+    stock.save_weights(tmp_path / "stock.weights.h5")
+    other.load_weights(tmp_path / "stock.weights.h5")
+    assert oracles.same_bits(weights(other), weights(stock))
+    assert len(states(other)) == case.states
+    assert all(np.all(v.numpy() == 0) for v in states(other))
+
+
+def test_saved_model_of_any_batch(case, pair, tmp_path):
+    model = case.model(pair.ours)
+    model.export(tmp_path / "saved", verbose=False)
+    served = tf.saved_model.load(tmp_path / "saved")
+    for batch in (1, 5):
+        x = case.data(batch=batch)
+        assert oracles.same_bits(served.serve(x), model(x, training=False))
+
+
+def test_modes_agree(case, pair):
+    x = case.data()
+    eager, graph, xla = (
+        run(lambda *x: step(case, pair.ours, x))(*x) for run in MODES.values()
+    )
+    assert oracles.same_bits(eager, graph)
+    for name in set(eager) - set(case.nothing):
+        print(name, near(eager[name], xla[name]))
+        assert near(eager[name], xla[name]) >= case.jit, name
+
+
+def test_one_trace_for_all_batches_of_a_shape(case, pair, products):
+    def run(*x):
+        return step(case, pair.ours, x)
+
+    batches = [case.data(seed, batch=3) for seed in range(3)]
+    run(*batches[0])
+    traced = len(products)
+    assert bool(traced) == bool(case.states)
+    function = tf.function(run, autograph=False)
+    for batch in batches:
+        run(*batch)
+        function(*batch)
+    assert len(products) == traced
+    assert function.experimental_get_tracing_count() == 1
+
+
+def test_one_trace_under_fit(case, products):
+    calls = []
+
+    def note(x):
+        calls.append(x)
+        return x
+
+    model = case.model(case.make())
+    model = keras.Model(model.inputs, keras.layers.Lambda(note)(*model.outputs))
+    model.compile(optimizer(), "mse", jit_compile=False)
+    x = [np.concatenate([each] * 3) for each in case.data()]
+    y = np.zeros([len(x[0]), *model.output_shape[1:]])
+
+    def fit(epochs):
+        model.fit(x, y, BATCH, epochs, shuffle=False, verbose=0)
+        return len(calls), len(products)
+
+    assert fit(1) == fit(2)
+
+
+def test_unknown_batch_and_lengths(case, pair):
+    unknown = [None] * len(case.lengths) + [case.channels]
+    model = case.model(pair.ours, unknown)
+    stock = case.model(pair.stock, unknown)
+    assert model.output_shape == stock.output_shape
+    function = tf.function(
+        lambda *x: model(list(x), training=True),
+        [tf.TensorSpec([None, *unknown])] * case.inputs,
+        autograph=False,
+    )
+    for batch, longer in ((BATCH, 0), (2, 1)):
+        x = case.data(batch=batch, longer=longer)
+        exact = pair.ours(*x, training=True, **case.call)
+        assert oracles.same_bits(function(*x), exact)
+    assert function.experimental_get_tracing_count() == 1
+
+
+def masked(case, layer):
+    """What a layer makes of embeddings with a mask: values, mask, warnings."""
+    ids = np.random.default_rng(0).integers(0, 3, [BATCH, *case.lengths])
+    table = keras.layers.Embedding(
+        3,
+        case.channels,
+        keras.initializers.RandomNormal(stddev=1.0, seed=1),
+        mask_zero=True,
+    )
+    inputs = [table(np.roll(ids, i)) for i in range(case.inputs)]
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        y = layer(*inputs, training=True, **case.call)
+    mask = getattr(y, "_keras_mask", None)
+    known = layer.compute_mask(inputs[0], table.compute_mask(ids))
+    text = [str(each.message) for each in warned]
+    return y, (mask, known, layer.supports_masking), text
+
+
+def test_masks_pass_as_with_the_keras_layer(case):
+    stock, ours = (case.built(c, "float32") for c in (case.stock, case.ours))
+    low = case.built()
+    for each in (ours, low):
+        copy_weights(stock, each)
+    y, mask, text = masked(case, stock)
+    assert oracles.same_bits(masked(case, ours)[:2], (y, mask))
+    assert oracles.same_bits(weights(ours), weights(stock))  # The averages.
+    low_y, low_mask, low_text = masked(case, low)
+    assert oracles.same_bits(low_mask, mask) and low_text == text
+    assert near(y, low_y) > ONE_PRODUCT
+
+
+def test_inside_time_distributed(case):
+    layer = case.make()
+    if case.inputs > 1:  # It takes one.
+        x = keras.Input(case.shape)
+        inner = keras.Model(x, layer(*[x] * case.inputs, **case.call))
+    else:
+        inner = layer
+    inputs = keras.Input([2, *case.shape])
+    outputs = keras.layers.TimeDistributed(inner, dtype="mixed_bfloat16")
+    model = keras.Model(inputs, outputs(inputs))
+    model.compile(optimizer(), "mse", jit_compile=False)
+    before = [v.numpy() for v in layer.variables]
+    x = tf.stack([case.data(seed)[0] for seed in range(2)], axis=1)
+    y = np.zeros([BATCH, *model.output_shape[1:]])
+    assert np.isfinite(model.train_on_batch(x, y))
+    for variable, old in zip(layer.variables, before, strict=True):
+        assert np.all(np.isfinite(variable.numpy())), variable.path
+        assert np.any(variable.numpy() != old), variable.path
+    assert len(states(layer)) == case.states
+    assert all(np.all(v.numpy() > 0) for v in states(layer))
+
+
+def test_called_twice_it_adds_gradients_and_observations(case, pair):
+    layer = pair.ours
+    inputs = [
+        [keras.Input(case.shape) for _ in range(case.inputs)] for _ in range(2)
+    ]
+    called = [layer(*each, **case.call) for each in inputs]
+    model = keras.Model(sum(inputs, []), keras.layers.Add()(called))
+    x = case.data(0), case.data(1)
+    first, second = (step(case, layer, each) for each in x)
+    both = step(case, model, sum(x, []))
+    for i in range(case.inputs):
+        name = f"input_{i}"
+        assert oracles.same_bits(both[name], first[name])
+        other = both[f"input_{case.inputs + i}"]
+        assert oracles.same_bits(other, second[name])
+    for variable in layer.trainable_variables:
+        one, two, sum_ = (
+            each[name_of(variable)].numpy() for each in (first, second, both)
+        )
+        assert np.all(np.isfinite(sum_)) and np.any(one) and np.any(two)
+        np.testing.assert_array_equal(sum_, one + two)
+
+
+def test_frozen_it_stays_as_it_is(case, pair):
+    layer, stock = case.built(), case.built(case.stock, "float32")
+    copy_weights(pair.ours, layer)
+    copy_weights(pair.ours, stock)
+    for variable in states(layer):
+        variable.assign([1e-3, 1e-3, 1e-3])  # Saturates, if it is asked.
+    layer.trainable = stock.trainable = False
+    body = case.model(layer)
+    head = keras.layers.Dense(1)
+    model = keras.Model(body.inputs, head(*body.outputs))
+    model.compile(optimizer(), "mse", run_eagerly=True)
+    before, kernel = [v.numpy() for v in layer.variables], head.kernel.numpy()
+    x = case.data()
+    model.train_on_batch(x, np.ones([BATCH, *model.output_shape[1:]]))
+    assert oracles.same_bits(before, [v.numpy() for v in layer.variables])
+    assert not oracles.same_bits(kernel, head.kernel.numpy())
+    found, exact = (step(case, each, x) for each in (layer, stock))
+    assert set(found) == {"output", *(f"input_{i}" for i in range(len(x)))}
+    for name, value in exact.items():
+        floor = ONE_PRODUCT if name == "output" else case.gradients
+        assert near(value, found[name]) > floor, name
+
+
+def test_it_is_near_the_keras_layer(case, pair):
+    x = case.data(1)
+    found, exact = (step(case, each, x) for each in pair)
+    observed = {name_of(v): found.pop(name_of(v)) for v in states(pair.ours)}
+    assert len(observed) == case.states and set(found) == set(exact)
+    for name, value in observed.items():
+        assert np.all(np.isfinite(value)) and np.all(value.numpy() > 0), name
+    for name in case.nothing:
+        none, scale = found.pop(name), exact[name.replace("key", "query")]
+        assert np.abs(none).max() < 0.1 * np.abs(scale).max()
+    for name, value in found.items():
+        floor = ONE_PRODUCT if name == "output" else case.gradients
+        print(name, near(exact[name], value))
+        assert near(exact[name], value) > floor, name
+
+
+@pytest.mark.parametrize("policy", OTHER_POLICIES)
+def test_under_another_policy_it_is_the_keras_layer(case, policy):
+    results = []
+    for cls in (case.ours, case.stock):
+        keras.utils.set_random_seed(0)
+        layer = case.built(cls, policy)
+        results.append([step(case, layer, case.data()), weights(layer)])
+        assert not states(layer)
+    assert oracles.same_bits(*results)
