@@ -224,13 +224,13 @@ def test_float_kernels_are_those_of_the_keras_layers(name, tmp_path):
     "recipe",
     [
         tfmp.recipes.DelayedScaling(),
-        tfmp.recipes.DelayedScaling(margin=2, current=("kernel",)),
+        tfmp.recipes.DelayedScaling(margin=10, current=("kernel",)),
         tfmp.recipes.DelayedScaling(kernel="E5M2", fp8_format="E4M3"),
-        tfmp.recipes.CurrentScaling(margin=1),
+        tfmp.recipes.CurrentScaling(margin=10),
     ],
     ids=repr,
 )
-@pytest.mark.parametrize("amax", [None, 0.01, 8.0])
+@pytest.mark.parametrize("amax", [None, 0.01, 1000.0])
 def test_quantized_kernels_are_those_that_fp8_multiplies(
     recipe, amax, tmp_path
 ):
@@ -238,7 +238,7 @@ def test_quantized_kernels_are_those_that_fp8_multiplies(
     policy = tfmp.Policy("mixed_float8", recipe)
     layer = tfmp.layers.Dense(8, dtype=policy, kernel_initializer="normal")
     model = keras.Sequential([keras.Input([16]), layer])
-    if amax is not None:  # stale: it saturates, or leaves little range
+    if amax is not None:  # stale: it clips, or leaves subnormal values only
         layer.amax.assign([4.0, amax, 1.0])
     x = batch(model)
     y, kernel = outputs_of(model, x), layer.kernel.numpy()

@@ -249,6 +249,22 @@ def test_fault_13_a_skipped_step_leaves_the_moving_averages_alone(jit_compile):
         assert np.all(np.isfinite(new)) and np.all(old != new)
 
 
+@pytest.mark.filterwarnings("ignore:In the future `np.object`")
+@pytest.mark.parametrize("suffix", ["tflite", "onnx"])
+def test_fault_17_fp8_layers_are_exported_without_fp8(suffix, tmp_path):
+    for package in {
+        "tflite": ["ai_edge_litert"],
+        "onnx": ["tf2onnx", "onnxruntime"],
+    }[suffix]:
+        pytest.importorskip(package)
+    model = keras.Sequential([keras.Input([16]), dense(8, activation="relu")])
+    path, format = tmp_path / f"m.{suffix}", {"tflite": "litert"}
+    report = tfmp.export(model, path, format.get(suffix, suffix))
+    assert 20 < report.sqnr < 60 and report.conversion_sqnr > 90
+    assert b"XlaCallModule" not in path.read_bytes()
+    assert model.layers[0].recipe == DELAYED
+
+
 @pytest.mark.parametrize("compiled", [True, False])
 def test_fault_19_clipping_in_a_custom_loop_leaves_scales_alone(compiled):
     model = model_of(dense(), dense(1))

@@ -263,9 +263,9 @@ def test_a_custom_loop_in_mixed_bfloat16():
 
     losses = []
     for _ in range(5):
-        for images, labels in (
+        for batch, labels in (
             tf.data.Dataset.from_tensor_slices((x, y)).shuffle(512).batch(32)
         ):
-            losses.append(float(step(images, labels)))
+            losses.append(float(step(batch, labels)))
     assert np.mean(losses[-8:]) < 0.4 * losses[0]
     assert model.layers[1].compute_dtype == "bfloat16"

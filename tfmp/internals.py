@@ -67,6 +67,21 @@ def calls(layer: keras.Layer) -> int:
     return max(1, len(layer._inbound_nodes))
 
 
+def reversed_calls(layer: keras.Layer) -> int:
+    """Returns how often a functional model calls with `reverse=True`."""
+    calls = [node.arguments.kwargs for node in layer._inbound_nodes]
+    return sum(bool(arguments.get("reverse")) for arguments in calls)
+
+
+def is_preprocessing(layer: keras.Layer) -> bool:
+    """Whether a layer prepares data, which 16 bits would spoil."""
+    return any(
+        base.__module__.startswith("keras.src.layers.preprocessing")
+        or base.__name__ == "PreprocessingLayer"  # of keras-hub
+        for base in type(layer).__mro__
+    )
+
+
 def is_container(layer: keras.Layer) -> bool:
     """Whether a layer saves its sublayers one by one, as they are."""
     return type(layer) in (Functional, keras.Sequential)

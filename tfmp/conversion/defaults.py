@@ -29,7 +29,11 @@ class Default:
 
 
 PRODUCT = Default("float8", "a product of two matrices")
-PROJECTIONS = Default("compute", "its projections are layers of their own")
+PROJECTIONS = Default(
+    "compute",
+    "scores and values, in FP8 by a recipe with attention=True; its "
+    "projections are layers of their own",
+)
 DEPTHWISE = Default(
     "compute",
     "one multiplication a weight and pixel: limited by memory, and no GPU "
@@ -51,6 +55,9 @@ RECURRENT = Default(
     "fused kernel has no FP8",
 )
 LOOKUP = Default("compute", "a lookup, not a product")
+LOOKUP_AND_LOGITS = Default(
+    "compute", "a lookup; tfmp has no FP8 layer for its logits"
+)
 STATISTICS = Default("compute", "statistics in float32, result in 16 bits")
 SOFTMAX = Default("float32", "a sum of exponentials")
 ELEMENTWISE = Default("compute", "no product")
@@ -81,6 +88,7 @@ DEFAULTS: dict[type, Default] = {
     layers.ConvLSTM2D: RECURRENT,
     layers.ConvLSTM3D: RECURRENT,
     layers.Embedding: LOOKUP,
+    layers.ReversibleEmbedding: LOOKUP_AND_LOGITS,
     layers.BatchNormalization: STATISTICS,
     layers.LayerNormalization: STATISTICS,
     layers.RMSNormalization: STATISTICS,

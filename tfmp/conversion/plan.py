@@ -53,7 +53,9 @@ class Conversion:
         for name, layer in layers.items():
             known, parent = record_of(layer), _parent(layers, name)
             if known is None or known.reason == PENDING:
-                self.convert_one(layer, name, parent, record.policy)
+                inherits = layer.dtype_policy == top.dtype_policy
+                before = record.policy if inherits else None
+                self.convert_one(layer, name, parent, before)
 
     def convert_one(
         self,
@@ -100,11 +102,14 @@ class Conversion:
             return policy, "what is around it may need one dtype"
         stock = stock_class(layer)
         wide = policies.Policy(f"mixed_{policy.compute_dtype}")
+        own = classes.overridden(stock)
+        if own:
+            reason = f"{stock.__name__} has its own {', '.join(own)}"
         if precision == "compute":
             could = DEFAULTS.get(stock) is PRODUCT
             return wide if could else policy, reason
-        if own := classes.overridden(stock):
-            return wide, f"{stock.__name__} has its own {', '.join(own)}"
+        if own:
+            return wide, reason
         if not layer.built and (self.choice.needs_shapes or _is_conv(layer)):
             return wide, PENDING
         lost = not_in_float8(layer)
@@ -139,10 +144,16 @@ def _is_conv(layer: keras.Layer) -> bool:
 
 
 def _has_precision(layer: keras.Layer) -> bool:
-    """Integer and string layers have none, nor has what only holds layers."""
+    """Whether a conversion sets the precision of such a layer.
+
+    Not of integers and strings, of what Keras has quantized, of what prepares
+    data, nor of what only holds layers.
+    """
     holds = internals.is_container(layer)
     if holds or isinstance(layer, keras.layers.InputLayer):
         return False
     if getattr(layer, "quantization_mode", None) is not None:
+        return False
+    if internals.is_preprocessing(layer):
         return False
     return keras.backend.is_float_dtype(layer.compute_dtype)

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from tfmp import equations
+from tfmp import equations, internals
 from tfmp.cost_model import Product
 from tfmp.layers.classes import ours_for
 
@@ -172,6 +172,12 @@ def _attention(layer: Any, query: Shape, value: Shape, *_: Shape) -> list:
     ]
 
 
+def _reversible(layer: Any, shape: Shape) -> list[Product]:
+    """A lookup, and the logits if it is called in reverse."""
+    logits = Product(math.prod(shape), layer.output_dim, layer.input_dim)
+    return [logits] * internals.reversed_calls(layer)
+
+
 def _recurrent(gates: int) -> Callable[..., list[Product]]:
     def products(layer: Any, shape: Shape, *_: Shape) -> list[Product]:
         batch, steps, features = shape
@@ -199,6 +205,7 @@ _PRODUCTS: dict[type, Callable[..., list[Product]]] = {
     layers.Conv3DTranspose: _transposed,
     layers.MultiHeadAttention: _attention,
     layers.GroupQueryAttention: _attention,
+    layers.ReversibleEmbedding: _reversible,
     layers.LSTM: _recurrent(4),
     layers.GRU: _recurrent(3),
     layers.SimpleRNN: _recurrent(1),

@@ -94,6 +94,15 @@ class Report:
         return dict(counts)
 
     @property
+    def own_code(self) -> list[str]:
+        """Classes of layers whose code is neither Keras' nor of tfmp."""
+        every = map(stock_class, flatten(self.model).values())
+        known = ("keras", "tfmp")
+        return sorted(
+            {cls.__name__ for cls in every if _code_of(cls) not in known}
+        )
+
+    @property
     def float8_share(self) -> float:
         """The share of a training step's FLOPs in FP8, from 0 to 1."""
         rows = self.rows
@@ -115,6 +124,7 @@ class Report:
             "batch_size": self.sizes.batch_size,
             "length": self.sizes.length,
             "notes": list(self.notes),
+            "own_code": self.own_code,
             "float8_share": self.float8_share,
             "float8_products": self.float8_products,
             "layers": [dataclasses.asdict(row) for row in self.rows],
@@ -122,11 +132,12 @@ class Report:
 
     def __str__(self) -> str:
         rows = [row for row in self.rows if row.is_shown]
+        some = sum(bool(row.products) for row in rows)
         total = max(1, sum(row.flops for row in rows))
         low = sum(row.precision == "float8" for row in rows)
         lines = _table([TITLES, *(_cells(row, total) for row in rows)])
         lines += [
-            f"FP8: {low} of {len(rows)} layers with products, "
+            f"FP8: {low} of {some} layers with products, "
             f"{self.float8_products} products, {self.float8_share:.1%} of a "
             f"training step's FLOPs (batch {self.sizes.batch_size}, length "
             f"{self.sizes.length} where the model leaves them open)"
@@ -137,6 +148,11 @@ class Report:
         ]
         if others:
             lines.append(f"without products: {', '.join(others)}")
+        if self.own_code:
+            lines.append(
+                "not looked into, so that products there are not counted: the "
+                f"code of {', '.join(self.own_code)}"
+            )
         if self.rule:
             lines.append(f"chosen: {self.rule}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
@@ -151,7 +167,8 @@ def _row(
     if not products and not internals.own_weights(layer):
         return None
     recipe = _recipe(layer)
-    record, calls = record_of(layer), internals.calls(layer)
+    looks_up = isinstance(layer, layers.Embedding)
+    record, calls = record_of(layer), 1 if looks_up else internals.calls(layer)
     lost = not_in_float8(layer) if recipe else {}
     reasons = [record.reason] if record and record.reason else []
     return Row(
@@ -165,6 +182,11 @@ def _row(
         calls * sum(product.flops for product in products),
         "; ".join(reasons + [f"{p}: {why}" for p, why in lost.items()]),
     )
+
+
+def _code_of(cls: Any) -> str:
+    """Returns the package that a class's `call` is from."""
+    return cls.call.__module__.partition(".")[0]
 
 
 def _recipe(layer: keras.Layer) -> recipes.Recipe | None:

@@ -34,11 +34,11 @@ def export(
 ) -> ExportReport:
     """Writes a model for inference elsewhere, and runs the file to check it.
 
-    | format        | runs in                | `kernels`                     |
-    |---------------|------------------------|-------------------------------|
+    | format        | runs in                | `kernels`                      |
+    |---------------|------------------------|--------------------------------|
     | `saved_model` | TensorFlow, TF Serving | `float8`, `quantized`, `float` |
-    | `litert`      | LiteRT (TFLite)        | `quantized`, `float`          |
-    | `onnx`        | ONNX Runtime           | `quantized`, `float`          |
+    | `litert`      | LiteRT (TFLite)        | `quantized`, `float`           |
+    | `onnx`        | ONNX Runtime           | `quantized`, `float`           |
 
     - `"float8"`: the model as it is, with its FP8 products, which need
       TensorFlow and not tfmp.
@@ -88,9 +88,8 @@ def export(
     ... )
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     report = export(model, f"{folder}/served")
-    ...     outputs = tf.saved_model.load(f"{folder}/served").serve(
-    ...         tf.ones([3, 16])
-    ...     )
+    ...     loaded = tf.saved_model.load(f"{folder}/served")
+    >>> outputs = loaded.serve(tf.ones([3, 16]))
     >>> report.layers[0].exported, report.sqnr, outputs.shape.as_list()
     ('FP8 product', inf, [3, 4])
     """
