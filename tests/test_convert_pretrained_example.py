@@ -40,7 +40,7 @@ def test_a_run(parse, capsys):
     text = capsys.readouterr().out
     assert "[1/2] mixed_bfloat16" in text
     # Six products of one block and the logits; each has two gradients.
-    assert "FP8: 7 of 10 layers with products, 21 products" in text
+    assert "FP8: 7 of 9 layers with products, 21 products" in text
     row = r"(\w+) +(\d+\.\d\d) % +([+-]\d\.\d\d|[+-]\d\d\.\d\d) +(\d+) of 27"
     rows = {m[0]: m[1:] for m in re.findall(row, text)}
     assert rows["mixed_bfloat16"][1:] == ("+0.00", "0")

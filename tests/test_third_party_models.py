@@ -141,13 +141,16 @@ def test_products_of_transformers_have_their_shapes(name):
 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
 def test_the_share_of_a_transformer(name):
-    """All but attention's scores and values; the logits are not counted."""
+    """All but attention's scores and values, and an embedding's logits."""
     model, _, _ = MODELS[name]()
     report = convert(name, model)
     block = 4 * WIDTH**2 + 2 * WIDTH * HIDDEN  # a token's, in one block
     head = (WIDTH**2 + WIDTH * 3) / TOKENS if name == "bert" else 0
     attention = 2 * TOKENS * WIDTH
-    expected = (block + head) / (block + head + attention)
+    logits = (
+        WIDTH * third_party.TEXT["vocabulary_size"] if name == "gpt2" else 0
+    )
+    expected = (block + head) / (block + head + attention + logits)
     assert report.float8_share == pytest.approx(expected, abs=1e-6)
 
 

@@ -65,6 +65,10 @@ class Report:
         rule: how the conversion chose.
         sizes: what to assume for lengths the model leaves open.
         notes: what else to know.
+
+    >>> model = keras.Sequential([keras.Input([64]), layers.Dense(32)])
+    >>> Report(model).rows[0].products
+    ('32 x 64 x 32',)
     """
 
     model: keras.Layer
@@ -171,6 +175,8 @@ def _row(
     record, calls = record_of(layer), 1 if looks_up else internals.calls(layer)
     lost = not_in_float8(layer) if recipe else {}
     reasons = [record.reason] if record and record.reason else []
+    if internals.is_preprocessing(layer):
+        reasons = ["it prepares data, which 16 bits would spoil"]
     return Row(
         path,
         stock_class(layer).__name__,
