@@ -27,6 +27,9 @@ BATCH = 4
 OTHER_POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]
 # Two products on FP8 operands in a row of a layer, in dB; see `test_attention`.
 ONE_PRODUCT, ATTENTION = 20, 14
+# What two of its runs may differ by if they round elsewhere, as when compiled:
+# the noise that each has, see ARCHITECTURE.md.
+NOISE_OF_ATTENTION = 20
 # Nothing but roundings to bfloat16: 2**-9 at most, 2**-9 / sqrt(3) typically.
 BFLOAT16 = 50
 
@@ -225,7 +228,7 @@ ROWS = [
         recipe=tfmp.recipes.DelayedScaling(attention=True),
         states=4,
         gradients=ATTENTION,
-        jit=25,
+        jit=NOISE_OF_ATTENTION,
         nothing=("key/bias",),
         uncovered=NOT_KEPT | NO_FLASH,
     ),
@@ -246,7 +249,7 @@ ROWS = [
         call={"use_causal_mask": True},
         states=4,
         gradients=ATTENTION,
-        jit=25,
+        jit=NOISE_OF_ATTENTION,
         nothing=("key/bias",),
         uncovered=NOT_KEPT | NO_FLASH,
     ),
@@ -512,14 +515,19 @@ def test_one_trace_for_all_batches_of_a_shape(case, pair, products):
     def run(*x):
         return step(case, pair.ours, x)
 
-    batches = [case.data(seed, 3, longer=1) for seed in range(3)]
-    run(*batches[0])
-    traced = len(products)
+    def trace():
+        """Of a shape that no other test traces; nothing runs."""
+        function = tf.function(run, autograph=False)
+        function.get_concrete_function(*case.data(batch=7))
+        return len(products)
+
+    traced = trace()
     assert bool(traced) == bool(case.states)
+    assert trace() == traced
     function = tf.function(run, autograph=False)
-    for batch in batches:
-        run(*batch)
-        function(*batch)
+    for seed in range(3):
+        run(*case.data(seed))
+        function(*case.data(seed))
     assert len(products) == traced
     assert function.experimental_get_tracing_count() == 1
 

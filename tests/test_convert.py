@@ -416,3 +416,29 @@ def test_scores_in_fp8_by_recipe():
     assert report.float8_share > 0.9
     assert report.float8_products == 13 * 3 - 1 + 2 * 2 * 3
     fit(model, LossScaleOptimizer("sgd"))
+
+
+@every_model
+def test_weights_go_both_ways(name, tmp_path):
+    path = tmp_path / "x.weights.h5"
+    plain, other = models.MODELS[name](), models.MODELS[name]()
+    converted = models.MODELS[name]()
+    tfmp.convert(converted)
+    fit(converted, LossScaleOptimizer("sgd"))
+    converted.optimizer = None
+    converted.save_weights(path)
+    plain.load_weights(path)
+    tfmp.convert(other)
+    other.load_weights(path)
+    for model in (plain, other):
+        for a, b in zip(
+            models.values(converted.variables),
+            models.values(model.variables),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
+    for a, b in zip(amax_of(converted), amax_of(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+    plain.save_weights(path)
+    converted.load_weights(path)
+    assert not any(v.numpy().any() for v in amax_of(converted))

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from tfmp import internals, recipes
+from tfmp import internals, recipes, tables
 from tfmp.conversion.defaults import OWN_CODE
 from tfmp.conversion.products import Sizes, not_in_float8, products_of
 from tfmp.conversion.records import flatten, record_of, stock_class, sublayers
@@ -139,7 +139,7 @@ class Report:
         some = sum(bool(row.products) for row in rows)
         total = max(1, sum(row.flops for row in rows))
         low = sum(row.precision == "float8" for row in rows)
-        lines = _table([TITLES, *(_cells(row, total) for row in rows)])
+        lines = tables.lines([TITLES, *(_cells(row, total) for row in rows)])
         lines += [
             f"FP8: {low} of {some} layers with products, "
             f"{self.float8_products} products, {self.float8_share:.1%} of a "
@@ -215,14 +215,3 @@ def _cells(row: Row, total: int) -> tuple[str, ...]:
     share = f"{row.flops / total:.1%}" if row.flops else ""
     products = ", ".join(row.products)
     return row.path, row.type, row.precision, products, share, row.reason
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Left-justified columns; the last one as long as it is."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    ]

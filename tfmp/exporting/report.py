@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from tfmp import tables
+
 TITLES = ("layer", "type", "precision", "exported as")
 
 
@@ -65,7 +67,7 @@ class ExportReport:
         lines = [f"{self.path}: {self.format}, kernels={self.kernels!r}"]
         if self.layers:
             rows = [dataclasses.astuple(layer) for layer in self.layers]
-            lines += _table([TITLES, *rows])
+            lines += tables.lines([TITLES, *rows])
         if self.sqnr is not None:
             lines += [
                 f"checked in {self.runtime}: {self.sqnr:.1f} dB from the "
@@ -80,14 +82,3 @@ class ExportReport:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     __repr__ = __str__
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Left-justified columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
