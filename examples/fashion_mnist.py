@@ -175,7 +175,7 @@ def train(policy: str, seed: int, splits: tuple) -> dict:
     train_set = data.dataset(*splits[0], FLAGS.batch_size, seed, True)
     test_set = data.dataset(*splits[1], 1000, seed, False)
     steps = FLAGS.epochs * len(train_set)
-    with tfmp.policy_scope(policy):
+    with tfmp.policy_scope(policy, convert=False):
         model = make_model()
     model.compile(
         make_optimizer(policy, steps),

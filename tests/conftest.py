@@ -1,5 +1,6 @@
 """What every test finds: a quiet TensorFlow and the policy it started with."""
 
+import gc
 import os
 
 import hypothesis
@@ -29,3 +30,13 @@ def restore_policy():
     yield
     keras.config.set_dtype_policy(before)
     keras.Layer.__new__ = new
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Frees what a file has compiled: gigabytes, over all of them."""
+    yield
+    from tfmp import contractions
+
+    contractions._compiled.cache_clear()
+    gc.collect()

@@ -1,7 +1,7 @@
 """What every public layer must do, in one table: layers by checks.
 
-A layer is a row of `CASES`, a check is a test with the fixture `case`.  Where
-a check does not apply, the row says why.
+A layer is a row of `CASES`, a check is a test with the fixture `case`.  Every
+check applies to every layer; what a row is excused from, it gives a reason for.
 """
 
 from __future__ import annotations
@@ -25,12 +25,10 @@ from tfmp import stablehlo
 
 BATCH = 4
 OTHER_POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]
-# Two products on FP8 operands in a row of a layer, in dB; see `test_attention`.
+# In dB.  A product of normal values has 28 in E4M3, 24 with gradients in E5M2;
+# attention has the noises of five in a row, see `test_attention.py`.
 ONE_PRODUCT, ATTENTION = 20, 14
-# What two of its runs may differ by if they round elsewhere, as when compiled:
-# the noise that each has, see ARCHITECTURE.md.
-NOISE_OF_ATTENTION = 20
-# Nothing but roundings to bfloat16: 2**-9 at most, 2**-9 / sqrt(3) typically.
+# Three roundings to bfloat16, of 56 each.
 BFLOAT16 = 50
 
 
@@ -50,12 +48,11 @@ class Case:
         recipe: of `mixed_float8`.
         states: how many `amax` the layer has.
         gradients: decibels that all gradients must have.
-        jit: decibels to which a compiled step must be the eager one; infinite
-            for bit for bit.
+        fusible: whether XLA, where it compiles the whole step, may round
+            elsewhere; without, it is the eager step bit for bit.
         nothing: variables whose gradient is zero but for rounding.
         configs: arguments, none of them the default, that cover all of them.
         uncovered: arguments that a config need not keep, and why.
-        skipped: checks that do not apply, and why.
     """
 
     name: str
@@ -70,10 +67,9 @@ class Case:
     recipe: tfmp.recipes.Recipe = tfmp.recipes.DelayedScaling()  # noqa: RUF009
     states: int = 1
     gradients: float = ONE_PRODUCT
-    jit: float = math.inf
+    fusible: bool = False
     nothing: tuple[str, ...] = ()
     uncovered: dict[str, str] = dataclasses.field(default_factory=dict)
-    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def ours(self) -> type:
@@ -156,7 +152,7 @@ ATTENTION_CONFIG = {
 
 
 def convolution(rank: int, lengths: tuple[int, ...], **options: Any) -> Case:
-    """Returns the row of a convolution; strides and dilation exclude others."""
+    """Returns the row of a convolution; strides exclude dilation."""
     config = {
         **INITIALIZERS,
         **RULES,
@@ -228,7 +224,7 @@ ROWS = [
         recipe=tfmp.recipes.DelayedScaling(attention=True),
         states=4,
         gradients=ATTENTION,
-        jit=NOISE_OF_ATTENTION,
+        fusible=True,
         nothing=("key/bias",),
         uncovered=NOT_KEPT | NO_FLASH,
     ),
@@ -249,7 +245,7 @@ ROWS = [
         call={"use_causal_mask": True},
         states=4,
         gradients=ATTENTION,
-        jit=NOISE_OF_ATTENTION,
+        fusible=True,
         nothing=("key/bias",),
         uncovered=NOT_KEPT | NO_FLASH,
     ),
@@ -286,7 +282,7 @@ ROWS = [
         },
         states=0,
         gradients=BFLOAT16,
-        jit=BFLOAT16,
+        fusible=True,
         uncovered=NOT_KEPT,
     ),
 ]
@@ -310,6 +306,7 @@ def case(request) -> Case:
 
 @pytest.fixture(scope="module")
 def pair(case) -> Pair:
+    keras.utils.set_random_seed(0)
     both = Pair(case.built(), case.built(case.stock, "float32"))
     copy_weights(both.ours, both.stock)
     found = step(case, both.ours, case.data())
@@ -320,13 +317,9 @@ def pair(case) -> Pair:
 
 
 @pytest.fixture(autouse=True)
-def applies(request):
-    """Skips what a row says does not apply to its layer."""
-    if "case" in request.fixturenames:
-        row = request.getfixturevalue("case")
-        reason = row.skipped.get(request.node.originalname)
-        if reason is not None:
-            pytest.skip(reason)
+def seeded():
+    """The same weights in every run; not those of `pair`."""
+    keras.utils.set_random_seed(1)
 
 
 @pytest.fixture
@@ -398,6 +391,23 @@ def near(exact, actual):
     return oracles.decibels(exact, actual) if np.isfinite(actual).all() else 0.0
 
 
+def check_near(case, found, exact):
+    """Holds a step against that of the Keras layer in float32."""
+    observed = {name: v for name, v in found.items() if "amax" in name}
+    assert set(found) - set(observed) == set(exact)
+    for name, value in observed.items():
+        assert np.all(np.isfinite(value)) and np.all(value.numpy() > 0), name
+    for name, value in exact.items():
+        floor = case.gradients
+        if name == "output":
+            floor = max(floor, ONE_PRODUCT)
+        if name in case.nothing:
+            scale = np.abs(exact[name.replace("key", "query")]).max()
+            assert np.abs(found[name]).max() < 0.1 * scale, name
+        else:
+            assert near(value, found[name]) > floor, name
+
+
 def optimizer():
     return tfmp.optimizers.LossScaleOptimizer(
         keras.optimizers.SGD(0.1), initial_scale=2.0**8
@@ -423,16 +433,10 @@ def test_every_public_layer_is_in_the_table():
         assert issubclass(row.ours, row.stock)
 
 
-def test_what_does_not_apply_names_a_check():
-    for row in CASES.values():
-        assert set(row.skipped) <= set(globals())
-        assert all([*row.skipped.values(), *row.uncovered.values()])
-
-
 def test_configs_have_every_argument(case):
     given = set(OF_ANY_LAYER).union(*case.configs)
     assert given | set(case.uncovered) == arguments(case.stock)
-    assert not given & set(case.uncovered)
+    assert not given & set(case.uncovered) and all(case.uncovered.values())
 
 
 def as_json(layer):
@@ -495,9 +499,11 @@ def test_saved_model_of_any_batch(case, pair, tmp_path):
     model = case.model(pair.ours)
     model.export(tmp_path / "saved", verbose=False)
     served = tf.saved_model.load(tmp_path / "saved")
-    for batch in (1, BATCH):
-        x = case.data(batch=batch)
-        assert oracles.same_bits(served.serve(x), model(x, training=False))
+    specs = served.signatures["serving_default"].structured_input_signature[1]
+    assert all(spec.shape[0] is None for spec in specs.values())
+    assert len(specs) == case.inputs
+    x = case.data()
+    assert oracles.same_bits(served.serve(x), model(x, training=False))
 
 
 def test_modes_agree(case, pair):
@@ -506,9 +512,10 @@ def test_modes_agree(case, pair):
         run(lambda *x: step(case, pair.ours, x))(*x) for run in MODES.values()
     )
     assert oracles.same_bits(eager, graph)
-    for name in set(eager) - set(case.nothing):
-        print(name, near(eager[name], xla[name]))
-        assert near(eager[name], xla[name]) >= case.jit, name
+    if case.fusible:
+        check_near(case, xla, step(case, pair.stock, x))
+    else:
+        assert oracles.same_bits(eager, xla)
 
 
 def test_one_trace_for_all_batches_of_a_shape(case, pair, products):
@@ -568,6 +575,27 @@ def test_unknown_batch_and_lengths(case, pair):
     assert function.experimental_get_tracing_count() == 1
 
 
+def test_known_lengths_stay_known(case, pair, request):
+    """Also where a trace for unknown ones exists, and would do."""
+    if case.states:
+        reason = "a trace for unknown lengths serves known ones, and loses them"
+        request.applymarker(pytest.mark.xfail(reason=reason))
+
+    def run(layer):
+        return lambda *x: layer(*x, training=True, **case.call)
+
+    unknown = [None] * (1 + len(case.lengths)) + [case.channels]
+    function = tf.function(run(pair.ours), autograph=False)
+    function.get_concrete_function(*[tf.TensorSpec(unknown)] * case.inputs)
+    known, expected = (
+        tf.function(run(layer), autograph=False)
+        .get_concrete_function(*case.data(batch=9))
+        .structured_outputs.shape
+        for layer in pair
+    )
+    assert known == expected
+
+
 def masked(case, layer):
     """What a layer makes of embeddings with a mask: values, mask, warnings."""
     ids = np.random.default_rng(0).integers(0, 3, [BATCH, *case.lengths])
@@ -593,11 +621,14 @@ def test_masks_pass_as_with_the_keras_layer(case):
     for each in (ours, low):
         copy_weights(stock, each)
     y, mask, text = masked(case, stock)
-    assert oracles.same_bits(masked(case, ours)[:2], (y, mask))
+    our_y, our_mask, our_text = masked(case, ours)
+    assert oracles.same_bits((our_y, our_mask), (y, mask))
+    assert our_text == text
     assert oracles.same_bits(weights(ours), weights(stock))  # The averages.
     low_y, low_mask, low_text = masked(case, low)
     assert oracles.same_bits(low_mask, mask) and low_text == text
-    # What comes of a query that is masked, and sees no key, nobody asks.
+    # A query that is masked sees no key: of FP8 scores comes zero, of Keras'
+    # the mean of all values.
     seen = ... if mask[0] is None else mask[0].numpy()
     assert near(y.numpy()[seen], low_y.numpy()[seen]) > ONE_PRODUCT
 
@@ -646,13 +677,17 @@ def test_called_twice_it_adds_gradients_and_observations(case, pair):
         np.testing.assert_array_equal(sum_, one + two)
 
 
-def test_frozen_it_stays_as_it_is(case, pair):
-    layer, stock = case.built(), case.built(case.stock, "float32")
+@pytest.mark.parametrize("when", ["before_build", "after_build"])
+def test_frozen_it_stays_as_it_is(case, pair, when):
+    layer = case.built(trainable=when == "after_build")
+    stock = case.built(case.stock, "float32")
     copy_weights(pair.ours, layer)
     copy_weights(pair.ours, stock)
     for variable in states(layer):
         variable.assign([1e-3, 1e-3, 1e-3])  # Saturates, if it is asked.
-    layer.trainable = stock.trainable = False
+    stock.trainable = False
+    if when == "after_build":
+        layer.trainable = False
     body = case.model(layer)
     head = keras.layers.Dense(1)
     model = keras.Model(body.inputs, head(*body.outputs))
@@ -664,25 +699,12 @@ def test_frozen_it_stays_as_it_is(case, pair):
     assert not oracles.same_bits(kernel, head.kernel.numpy())
     found, exact = (step(case, each, x) for each in (layer, stock))
     assert set(found) == {"output", *(f"input_{i}" for i in range(len(x)))}
-    for name, value in exact.items():
-        floor = ONE_PRODUCT if name == "output" else case.gradients
-        assert near(value, found[name]) > floor, name
+    check_near(case, found, exact)
 
 
 def test_it_is_near_the_keras_layer(case, pair):
     x = case.data(1)
-    found, exact = (step(case, each, x) for each in pair)
-    observed = {name_of(v): found.pop(name_of(v)) for v in states(pair.ours)}
-    assert len(observed) == case.states and set(found) == set(exact)
-    for name, value in observed.items():
-        assert np.all(np.isfinite(value)) and np.all(value.numpy() > 0), name
-    for name in case.nothing:
-        none, scale = found.pop(name), exact[name.replace("key", "query")]
-        assert np.abs(none).max() < 0.1 * np.abs(scale).max()
-    for name, value in found.items():
-        floor = ONE_PRODUCT if name == "output" else case.gradients
-        print(name, near(exact[name], value))
-        assert near(exact[name], value) > floor, name
+    check_near(case, *(step(case, each, x) for each in pair))
 
 
 @pytest.mark.parametrize("policy", OTHER_POLICIES)

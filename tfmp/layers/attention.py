@@ -60,6 +60,8 @@ class Float8Attention(Base):
             )
         for child in internals.children(self):
             if isinstance(child, keras.layers.EinsumDense):
+                # In a layer that was frozen before `build`, it is not yet.
+                child.trainable = child.trainable and self.trainable
                 swapping.swap(child, EinsumDense)
 
     def _compute_attention(
