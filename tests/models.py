@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 
-@keras.saving.register_keras_serializable("tests")
+@keras.saving.register_keras_serializable("models")
 class Block(keras.layers.Layer):
     """A Transformer block; one sublayer only exists once it is built."""
 
@@ -34,7 +34,7 @@ class Block(keras.layers.Layer):
         return {**super().get_config(), "units": self.units}
 
 
-@keras.saving.register_keras_serializable("tests")
+@keras.saving.register_keras_serializable("models")
 class Subclassed(keras.Model):
     """Blocks in a list, then a convolution; nothing is built at first."""
 
@@ -69,7 +69,7 @@ def sequential(built=True):
     )
 
 
-def functional(built=True):
+def functional():
     """With a nested model, and a layer that is called twice."""
     shared = keras.layers.Dense(16, "relu", name="shared")
     inner = keras.Sequential(
@@ -79,11 +79,13 @@ def functional(built=True):
     inputs = keras.Input([6, 16])
     x = shared(inputs)
     x = keras.layers.add([inner(x), shared(x)])
-    outputs = keras.layers.TimeDistributed(keras.layers.Dense(16))(x)
+    outputs = keras.layers.TimeDistributed(
+        keras.layers.Dense(16, name="last"), name="each"
+    )(x)
     return keras.Model(inputs, outputs)
 
 
-def wrapped(built=True):
+def wrapped():
     """Layers in containers of their own: lists, dictionaries, wrappers."""
     lstm = keras.layers.LSTM(8, return_sequences=True)
     model = keras.Sequential(

@@ -575,11 +575,8 @@ def test_unknown_batch_and_lengths(case, pair):
     assert function.experimental_get_tracing_count() == 1
 
 
-def test_known_lengths_stay_known(case, pair, request):
+def test_known_lengths_stay_known(case, pair):
     """Also where a trace for unknown ones exists, and would do."""
-    if case.states:
-        reason = "a trace for unknown lengths serves known ones, and loses them"
-        request.applymarker(pytest.mark.xfail(reason=reason))
 
     def run(layer):
         return lambda *x: layer(*x, training=True, **case.call)

@@ -96,7 +96,8 @@ def contract(
     Returns:
         Tensor of the dtype of `inputs`.
     """
-    forward, backward = _compiled(contraction, recipe, training)
+    shapes = (*inputs.shape, *kernel.shape)
+    forward, backward = _compiled(contraction, recipe, training, shapes)
 
     @tf.custom_gradient
     def run(
@@ -123,8 +124,9 @@ def contract(
 
 @functools.lru_cache(maxsize=4096)
 def _compiled(
-    contraction: Bilinear, recipe: recipes.Recipe, training: bool
+    contraction: Bilinear, recipe: recipes.Recipe, training: bool, shapes: tuple
 ) -> tuple[Callable, Callable]:
+    # By `shapes`: a trace for unknown lengths would serve known, and lose them.
     program = _Program(contraction, recipe, training)
     compiled = functools.partial(tf.function, autograph=False, jit_compile=True)
     return compiled(program.forward), compiled(program.backward)
@@ -180,8 +182,7 @@ class _Program:
             "kernel_grad", inputs, grads("kernel_grad"), upstream.dtype, scales
         )
         # A tape around would look for the gradients of what runs in here.
-        gradients = map(tf.stop_gradient, (d_inputs, d_kernel, observed))
-        return tuple(gradients)
+        return tuple(map(tf.stop_gradient, (d_inputs, d_kernel, observed)))
 
     def delayed_scales(self, amax: tf.Tensor, kernel_amax: tf.Tensor) -> Scales:
         """Computes the scalars that need not see an activation.
