@@ -104,12 +104,13 @@ class PrecisionMap(keras.dtype_policies.DTypePolicyMap):
             path: ends in `.json`, `.yaml` or `.yml`.  YAML needs PyYAML.
 
         Raises:
+            ModuleNotFoundError: if the file is YAML and PyYAML is missing.
             ValueError: if the file holds something else.
         """
         path = pathlib.Path(path)
         text = path.read_text(encoding="utf-8")
         if path.suffix in (".yaml", ".yml"):
-            content = importlib.import_module("yaml").safe_load(text)
+            content = _yaml().safe_load(text)
         else:
             content = json.loads(text)
         allowed = {"default", "policies"}
@@ -156,6 +157,16 @@ class PrecisionMap(keras.dtype_policies.DTypePolicyMap):
     def __repr__(self) -> str:
         own = {key: _plain(policy) for key, policy in self.items()}
         return f"PrecisionMap({own}, default={_plain(self.default_policy)!r})"
+
+
+def _yaml() -> Any:
+    try:
+        return importlib.import_module("yaml")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "`path` is a YAML file, which needs PyYAML: pip install pyyaml. "
+            "A .json file needs nothing."
+        ) from error
 
 
 def _holds(key: str, path: str) -> bool:
