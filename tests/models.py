@@ -40,9 +40,9 @@ class Subclassed(keras.Model):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.blocks = [Block(32), Block(16)]
+        self.blocks = [Block(32, name="first"), Block(16, name="second")]
         self.norm = keras.layers.BatchNormalization()
-        self.conv = keras.layers.Conv1D(16, 3, padding="same")
+        self.conv = keras.layers.Conv1D(16, 3, padding="same", name="conv")
 
     def call(self, x):
         for block in self.blocks:

@@ -269,3 +269,19 @@ def test_a_custom_loop_in_mixed_bfloat16():
             losses.append(float(step(batch, labels)))
     assert np.mean(losses[-8:]) < 0.4 * losses[0]
     assert model.layers[1].compute_dtype == "bfloat16"
+
+
+def test_a_map_of_keras_as_global_policy():
+    policies = {".*body": tfmp.Policy("mixed_float8")}
+    choice = keras.dtype_policies.DTypePolicyMap("float32", policies)
+    with tfmp.policy_scope(choice, convert="all"):
+        model = keras.Sequential(
+            [
+                keras.Input([16]),
+                keras.layers.Dense(16, name="body"),
+                keras.layers.Dense(4, name="head"),
+            ]
+        )
+    assert precisions(model) == ["float8", "float32"]
+    tfmp.revert(model)
+    assert [x.dtype_policy for x in model.layers] == [choice, choice]

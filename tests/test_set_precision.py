@@ -122,18 +122,14 @@ def test_names_that_nothing_has_are_reported():
 def test_a_map_for_convert():
     model = models.subclassed()
     choice = tfmp.PrecisionMap(
-        {"block/attention": "mixed_bfloat16", "conv1d.*": "float32"},
+        {"first/attention": "mixed_bfloat16", "conv": "float32"},
         default="mixed_float8",
     )
     report = tfmp.convert(model, choice)
     rows = {row.path.split("/", 1)[1]: row.precision for row in report.rows}
-    blocks = sorted({path.split("/")[0] for path in rows if "block" in path})
-    first, second = blocks
-    assert rows[f"{second}/attention/query"] == "float8"
-    conv = next(path for path in rows if path.startswith("conv1d"))
-    assert rows[conv] == "float32"
-    if first == "block":
-        assert rows["block/attention/query"] == "bfloat16"
+    assert rows["first/attention/query"] == "bfloat16"
+    assert rows["second/attention/query"] == rows["first/wide"] == "float8"
+    assert rows["conv"] == "float32"
 
 
 def test_a_map_as_global_policy_and_as_dtype():

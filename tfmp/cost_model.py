@@ -10,8 +10,8 @@ kernels, and a copy of every operand that has to be padded:
 
     speedup = bfloat16 time / (FP8 time + quantization + padding)
 
-The rates are what large products reach, not the data sheet's: of an H200 as
-in the measured table below, of the others in the same proportion to theirs.
+The rates are what large products reach, not the data sheet's peaks: of an
+H200 as the table says, of the others in the same proportion to their peaks.
 
 | target | bfloat16 TFLOP/s | FP8 TFLOP/s | memory TB/s |
 |--------|------------------|-------------|-------------|

@@ -1,6 +1,7 @@
 """What Keras keeps to itself, and a library that converts models needs.
 
-Every private name of Keras that tfmp uses is in this module.
+Whatever private part of Keras tfmp reaches from outside is in this module; a
+subclass of tfmp uses those of its own base by itself.
 """
 
 from __future__ import annotations

@@ -132,13 +132,18 @@ def recipe_of(policy: keras.DTypePolicy) -> recipes.Recipe | None:
     return getattr(policy, "recipe", None)
 
 
+def policy_at(policy: keras.DTypePolicy, path: str | None) -> keras.DTypePolicy:
+    """Returns what a policy, or a map of policies, is for a path."""
+    if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+        return policy[path] if path else policy.default_policy
+    return policy
+
+
 def recipe_at(
     policy: keras.DTypePolicy, path: str | None
 ) -> recipes.Recipe | None:
     """Returns the recipe that a policy, or map of policies, has for a path."""
-    if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
-        policy = policy[path] if path else policy.default_policy
-    return recipe_of(policy)
+    return recipe_of(policy_at(policy, path))
 
 
 def set_global_policy(policy: Any) -> None:

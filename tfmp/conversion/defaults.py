@@ -36,8 +36,8 @@ PROJECTIONS = Default(
 )
 DEPTHWISE = Default(
     "compute",
-    "one multiplication a weight and pixel: limited by memory, and no GPU "
-    "library has grouped FP8 kernels",
+    "one multiplication a weight and pixel: limited by memory, and GPUs have "
+    "no FP8 kernel for one channel a group",
 )
 SEPARABLE = Default(
     "compute",
@@ -46,8 +46,8 @@ SEPARABLE = Default(
 )
 TRANSPOSED = Default(
     "compute",
-    "its output is the input-gradient of a strided convolution, which cuDNN "
-    "has not in FP8",
+    "its output is the input-gradient of a convolution, which GPUs have in "
+    "FP8 only as a forward one, over mostly zeros",
 )
 RECURRENT = Default(
     "compute",

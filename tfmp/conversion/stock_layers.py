@@ -87,10 +87,9 @@ class NewLayers:
         """Converts a layer that tfmp has a class for, or that holds some."""
         below = list(flatten(layer).values())[1:]
         if classes.ours_for(type(layer)) or any(map(record_of, below)):
-            policy = layer.dtype_policy
-            if not isinstance(policy, PrecisionMap):
-                policy = PrecisionMap(default=policy)
-            Conversion(policy, choice, {}).convert_one(layer, path, None)
+            policy = policies.policy_at(layer.dtype_policy, layer.path)
+            plan = Conversion(PrecisionMap(default=policy), choice, {})
+            plan.convert_one(layer, path, None)
             self.tell(layer)
 
     def warn(self, layer: keras.Layer) -> None:
@@ -165,8 +164,7 @@ def _stock() -> Any:
 
 
 def _has_float8(policy: keras.DTypePolicy) -> bool:
-    if isinstance(policy, PrecisionMap):
-        every = [policy.default_policy, *(p for _, p in policy.items())]
-    else:
-        every = [policy]
+    every = [policy]
+    if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+        every = [policy.default_policy, *(policy[key] for key in policy)]
     return any(policies.recipe_of(p) is not None for p in every)
