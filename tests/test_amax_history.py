@@ -84,7 +84,7 @@ class Simulation:
             self.amax[row, role] = largest or self.amax[row, role]
 
     def next_scale(self, finite: bool) -> np.float32:
-        settings, factor = self.optimizer, 1.0
+        settings, factor = self.optimizer.rule, 1.0
         self.counter = self.counter + 1 if finite else 0
         if not finite:
             factor = settings.backoff_factor

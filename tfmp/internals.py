@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src.backend import AutocastScope
 from keras.src.backend.common import global_state
 from keras.src.export.export_utils import (
@@ -61,6 +64,11 @@ def children(layer: keras.Layer) -> list[keras.Layer]:
 def own_weights(layer: keras.Layer) -> list[keras.Variable]:
     """Returns the variables of a layer itself, without its sublayers'."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def statistics(layer: keras.Layer) -> list[keras.Variable]:
+    """Returns those of its own variables that no gradient ever changes."""
+    return list(layer._non_trainable_variables)
 
 
 def calls(layer: keras.Layer) -> int:
@@ -141,6 +149,18 @@ def replace_variable(
     tracker.stored_ids["variables"].add(id(new))
 
 
+def starts_accumulation(optimizer: keras.optimizers.Optimizer) -> Any:
+    """Returns whether the next step is the first that goes into an update.
+
+    True without gradient accumulation, else a bool scalar tensor.
+    """
+    steps = optimizer.gradient_accumulation_steps
+    if not steps:
+        return True
+    taken = tf.convert_to_tensor(optimizer._iterations)
+    return tf.equal(taken % steps, 0)
+
+
 def conversion_is_known() -> bool:
     """Whether stock layers are in FP8 hands already, or soon will be."""
     return bool(global_state.get_global_attribute(KNOWN))
@@ -166,3 +186,81 @@ def compile_arguments(model: keras.Model) -> dict[str, Any] | None:
     """Returns the objects that `model.compile` was given, None if never."""
     config = getattr(model, "_compile_config", None)
     return None if config is None else dict(config.config)
+
+
+def start_at(model: keras.Model, epoch: int | None) -> None:
+    """Says where the `fit` that begins starts; None: where it was told."""
+    model._initial_epoch = epoch
+
+
+def data_of_fit() -> Any:
+    """Returns the data of the `fit` that runs, None if there is no such.
+
+    Keras hands it to nobody, so it is looked up in the frame of `fit`.
+    """
+    frame = inspect.currentframe()
+    while frame is not None and "epoch_iterator" not in frame.f_locals:
+        frame = frame.f_back
+    return None if frame is None else frame.f_locals["epoch_iterator"]
+
+
+def build_for(model: keras.Model, data: Any) -> None:
+    """Builds model, metrics and optimizer, as far as they are not yet.
+
+    Args:
+        model: compiled.
+        data: as of `data_of_fit`.
+    """
+    model._symbolic_build(data_batch=data._distributed_dataset.element_spec)
+
+
+def skip_data(data: Any, epochs: int, batches: int) -> None:
+    """Brings the data of a `fit` to where it is after so many batches.
+
+    Epochs that start the data anew are begun and not drawn from, which is
+    what shuffling with a seed goes by; of data that go on from epoch to
+    epoch, by `steps_per_epoch`, every batch is drawn.
+
+    Args:
+        data: as of `data_of_fit`.
+        epochs: to skip.
+        batches: to skip of the epoch after these.
+    """
+    enumerate_epoch = data._enumerate_iterator
+    for _ in range(epochs):
+        for _, _, iterator in enumerate_epoch():
+            if data.steps_per_epoch:
+                _draw(data, iterator)
+            elif data.num_batches is None:
+                data.data_adapter.on_epoch_end()
+                break
+
+    def rest() -> Iterator[tuple[int, int, Any]]:
+        del data._enumerate_iterator
+        for begin, end, iterator in enumerate_epoch():
+            if begin < batches:
+                _draw(data, iterator)
+            else:
+                yield begin, end, iterator
+
+    data._enumerate_iterator = rest
+
+
+def _draw(data: Any, iterator: Any) -> None:
+    for _ in range(data.steps_per_execution):
+        next(iterator, None)
+
+
+@contextlib.contextmanager
+def seed_kept() -> Iterator[Any]:
+    """Gives the variable of Keras' global seed, and forgets a new one.
+
+    A new one would have been drawn from Python's random numbers.
+    """
+    name, python = "global_seed_generator", random.getstate()
+    before = global_state.get_global_attribute(name)
+    try:
+        yield None if before is None else before.state
+    finally:
+        global_state.set_global_attribute(name, before)
+        random.setstate(python)

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tfmp import checks, formats, recipes
 
+MAX_AXES = 254  # of a TensorFlow tensor
 MAX_EXPONENT = 126  # of a scale: its inverse is a normal float32 too
 
 # What to assume of a tensor that no step has seen yet, by role and format; a
@@ -177,6 +178,17 @@ def push(history: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:
     return tf.concat([observed[tf.newaxis], history[:-1]], axis=0)
 
 
+def merge(history: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:
+    """Takes an observation into the newest step of a history, by maximum.
+
+    Args:
+        history: float32 of shape `[steps, ...]`, the newest first.
+        observed: float32 of the shape of one step.
+    """
+    newest = tf.maximum(history[0], observed)
+    return tf.concat([newest[tf.newaxis], history[1:]], axis=0)
+
+
 def window_amax(history: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
     """Returns the maximum of the steps that a window covers.
 
@@ -192,13 +204,37 @@ def window_amax(history: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
     return tf.reduce_max(tf.where(window, history, 0.0), axis=0)
 
 
+def as_tensor(name: str, value: Any) -> tf.Tensor:
+    """Converts an argument to a tensor.
+
+    Raises:
+        TypeError: if it does not convert.
+        ValueError: if it is a list of more levels than a tensor has axes:
+            TensorFlow ends the process there.
+    """
+    inner, depth = value, 0
+    while isinstance(inner, (list, tuple)) and inner and depth <= MAX_AXES:
+        inner, depth = inner[0], depth + 1
+    if depth > MAX_AXES:
+        raise ValueError(
+            f"`{name}` must have {MAX_AXES} axes at most. "
+            f"Received: {depth} levels of lists or more"
+        )
+    try:
+        return tf.convert_to_tensor(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`{name}` must be a tensor, or convert to one. Received: {value!r}"
+        ) from error
+
+
 def as_float32(name: str, x: Any) -> tf.Tensor:
     """Converts to a float32 tensor.
 
     Raises:
         TypeError: if `x` is not floating-point.
     """
-    x = tf.convert_to_tensor(x)
+    x = as_tensor(name, x)
     if not x.dtype.is_floating or x.dtype.size < 2:
         raise TypeError(
             f"`{name}` must be float16, bfloat16, float32 or float64. "

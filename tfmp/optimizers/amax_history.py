@@ -121,15 +121,22 @@ class AmaxHistory:
         rows = [given.get(row, nothing) for row in self.rows.values()]
         return tf.stack(rows) if rows else tf.zeros([0, len(recipes.ROLES)])
 
-    def push(self, observed: tf.Tensor, factor: Any = 1.0) -> None:
+    def push(
+        self, observed: tf.Tensor, factor: Any = 1.0, first: Any = True
+    ) -> None:
         """Takes in a step's observations and renews every variable.
 
         Args:
             observed: finite float32 of shape `[variables, 3]`.
             factor: by which the loss scale changes after this step.
+            first: whether the step is the first micro-batch of an update; the
+                others share its entry of the window, the maximum of all.
         """
         history = tf.convert_to_tensor(self.history)
-        self._write(scaling.push(history, observed), factor)
+        pushed = scaling.push(history, observed)
+        if first is not True:
+            pushed = tf.where(first, pushed, scaling.merge(history, observed))
+        self._write(pushed, factor)
 
     def rescale(self, factor: Any) -> None:
         """Follows a change of the loss scale in a step without observation.

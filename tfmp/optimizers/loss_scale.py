@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfmp import checks, internals
+from tfmp import internals, replicas
 from tfmp.layers.state import is_amax
+from tfmp.optimizers import saved_state
 from tfmp.optimizers.amax_history import AmaxHistory
 from tfmp.optimizers.arguments import checked_inner, checked_variables
+from tfmp.optimizers.scale_rule import ScaleRule, ScaleState
+
+STATISTICS = (
+    "overflow_count",
+    "skipped_steps",
+    "skipped_in_a_row",
+    "steps_since_overflow",
+)
+COUNTERS = (*STATISTICS, "overflows_since_growth")
 
 
 @keras.saving.register_keras_serializable("tfmp")
@@ -24,7 +35,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
 
         every finite gradient:  update; after `growth_steps` such steps
                                 scale = min(scale * growth_factor, max_scale)
-        otherwise:              skip;
+        otherwise:              skip; from the `hysteresis`-th time on
                                 scale = max(scale * backoff_factor, min_scale)
 
     FP8 delayed scaling (arXiv 2209.05433, section 5), for every tfmp layer
@@ -32,6 +43,10 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
     layer's window, and the window's maximum is what the next step assumes.
     A step with a non-finite gradient or observation changes nothing but the
     loss scale and the counters.  The inner optimizer never sees FP8 state.
+
+    Gradient accumulation is that of the inner optimizer.  Its micro-batches
+    share one entry of the window, the maximum of what they observe; one that
+    is skipped is left out, and another takes its place.
 
     Args:
         inner_optimizer: a Keras optimizer, or its name.  Clipping, weight
@@ -44,13 +59,20 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         max_scale: the scale never grows beyond; at most 2**40.
         dynamic: if False, the scale stays at `initial_scale`.  bfloat16 and
             `mixed_float8` need no more than `initial_scale=1, dynamic=False`.
+        hysteresis: the scale backs off at this many overflows since it last
+            grew, or could have, and at every further one; 1 or more.  One bad
+            batch then costs no range.  DeepSpeed's default is 2.
         name: of the optimizer.
 
     Attributes:
         dynamic_scale: the loss scale, float32 scalar variable.
         skipped_steps: how many steps were skipped, int64 scalar variable.
+        overflow_count: how many of them had a gradient that was not finite;
+            the others had an activation that FP8 saturated.
+        skipped_in_a_row: how many up to now.
+        steps_since_overflow: steps since the last skipped one.
         amax_history: float32 variable of shape `[steps, layers, 3]`, newest
-            first.  All are there once built.
+            first.  All are there once built; `statistics` reads them.
 
     Build it before the first step of an eager custom loop, so that step 0
     knows the loss scale: `optimizer.build(model.trainable_variables)`.
@@ -63,7 +85,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
     >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
     >>> model.compile(LossScaleOptimizer("adam", initial_scale=2.0), "mse")
     >>> history = model.fit(tf.ones([8, 4]), tf.ones([8, 1]), verbose=0)
-    >>> float(model.optimizer.dynamic_scale)
+    >>> model.optimizer.statistics["loss_scale"]
     2.0
     """
 
@@ -79,36 +101,34 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         min_scale: float = 1.0,
         max_scale: float = 2.0**24,
         dynamic: bool = True,
+        hysteresis: int = 1,
         name: str | None = None,
     ) -> None:
         inner_optimizer = checked_inner(inner_optimizer)
-        checks.integer("growth_steps", growth_steps, 1)
-        checks.number("min_scale", min_scale, 2.0**-24, 2.0**40)
-        checks.number("max_scale", max_scale, min_scale, 2.0**40)
-        checks.number("initial_scale", initial_scale, min_scale, max_scale)
-        above = math.nextafter(1.0, 2.0)
-        checks.number("growth_factor", growth_factor, above, 2.0**16)
-        below = math.nextafter(1.0, 0.0)
-        checks.number("backoff_factor", backoff_factor, 2.0**-16, below)
-        checks.boolean("dynamic", dynamic)
+        rule = ScaleRule(
+            initial_scale,
+            growth_steps,
+            growth_factor,
+            backoff_factor,
+            min_scale,
+            max_scale,
+            hysteresis,
+            dynamic,
+        )
         super().__init__(
             inner_optimizer,
-            initial_scale=float(initial_scale),
+            initial_scale=rule.initial_scale,
             dynamic_growth_steps=growth_steps,
             name=name,
         )
-        self.growth_steps = growth_steps
-        self.growth_factor = float(growth_factor)
-        self.backoff_factor = float(backoff_factor)
-        self.min_scale = float(min_scale)
-        self.max_scale = float(max_scale)
-        self.dynamic = dynamic
+        self.rule = rule
         self.amax_history: Any = None
 
     def build(self, var_list: Sequence[keras.Variable]) -> None:
         """Creates the optimizer's variables for a model's trainable ones."""
         self._amax = amax = AmaxHistory(var_list)
-        self.skipped_steps = self._add_state("skipped_steps", (), "int64")
+        for counter in COUNTERS:
+            setattr(self, counter, self._add_state(counter, (), "int64"))
         self.amax_history = self._add_state("amax_history", amax.shape)
         amax.history = self.amax_history
         amax.start(self.initial_scale)
@@ -131,15 +151,34 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         self.amax_history = self._add_state("amax_history", self._amax.shape)
         internals.replace_variable(self, old.history, self.amax_history)
         self._amax.history = self.amax_history
-        self._amax.follow(old, float(self.dynamic_scale))
+        self._amax.follow(old, float(self.rule.in_use(self.dynamic_scale)))
+
+    @property
+    def statistics(self) -> dict[str, float]:
+        """The loss scale and the counters, as numbers; read off the device."""
+        if self._amax is None:
+            none = dict.fromkeys(STATISTICS, 0)
+            return {"loss_scale": self.initial_scale, **none}
+        counts = {name: int(getattr(self, name)) for name in STATISTICS}
+        scale = float(self.rule.in_use(self.dynamic_scale))
+        return {"loss_scale": scale, **counts}
 
     def load_own_variables(self, store: Any) -> None:
-        """Loads all variables; a window of another length is cut or filled."""
-        if self._amax is not None:
-            ours = [v is self.amax_history for v in self.variables].index(True)
-            fitted = self._amax.fit(store[str(ours)])
-            store = {**store, str(ours): fitted}
-        super().load_own_variables(store)
+        """Loads the state of such an optimizer, or of one without FP8.
+
+        A window of another length is cut or filled.  Of the file of a Keras
+        `LossScaleOptimizer`, or of the inner optimizer alone, what it has is
+        loaded; the rest stays.
+
+        Raises:
+            ValueError: if a variable has another shape in the file.  Nothing
+                is loaded then.
+        """
+        pairs = self._amax and saved_state.pairs(self, store, self._amax.fit)
+        if pairs is None:  # Keras says why it loads nothing
+            super().load_own_variables(store)
+        for variable, value in pairs or ():
+            variable.assign(value)
 
     def _add_state(
         self, name: str, shape: tuple[int, ...], dtype: str = "float32"
@@ -180,70 +219,65 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         rest = [p for p in pairs if not is_amax(p[1])]
         gradients = [gradient for gradient, _ in rest]
         verdict = self._verdict(gradients, tf.reshape(observed, [-1]))
-        self._tf_apply([*gradients, verdict], [v for _, v in rest])
+        self.overflow_count.assign_add(tf.cast(verdict[-1] > 0, tf.int64))
+        # Keras checks the first list: the verdict is on the second too.
+        self._tf_apply([verdict], (gradients, [v for _, v in rest]))
 
     def _verdict(self, gradients: list[Any], observed: tf.Tensor) -> tf.Tensor:
-        """Returns the observations, not finite if the step must be skipped.
+        """Returns the observations, and whether a gradient is not finite.
 
-        Replicas see different data: each takes the maximum of all, and one
-        entry more that is infinite if any replica has a non-finite gradient.
+        Replicas see different data: each takes the maximum of all.  The last
+        entry is infinite if any replica has a non-finite gradient, else zero.
         """
-        context = tf.distribute.get_replica_context()
-        if context is None or context.num_replicas_in_sync == 1:
-            return observed
         fault = tf.where(self.check_finite(gradients), 0.0, math.inf)
-        mine = tf.concat([observed, fault[tf.newaxis]], axis=0)
-        every = context.all_gather(mine[tf.newaxis], axis=0)
-        return tf.reduce_max(every, axis=0)
+        return replicas.maximum(tf.concat([observed, [fault]], axis=0))
 
     def _stateful_handle_finite_grads(
-        self, grads: Sequence[Any], trainable_variables: Any
+        self, grads: Any, trainable_variables: Any
     ) -> None:
-        *grads, verdict = grads
-        scale = tf.convert_to_tensor(self.dynamic_scale)
-        if not self.dynamic:
-            scale = tf.constant(self.initial_scale)
-        if self.dynamic or self.initial_scale != 1.0:
+        [verdict], (grads, trainable_variables) = grads, trainable_variables
+        scale = self.rule.in_use(self.dynamic_scale)
+        if self.rule.dynamic or self.initial_scale != 1.0:
             grads = [
                 g
                 if g is None or self._overwrite_variable_with_gradient(v)
                 else keras.ops.divide(g, scale)
                 for g, v in zip(grads, trainable_variables, strict=True)
             ]
+        first = internals.starts_accumulation(self.inner_optimizer)
         self.inner_optimizer.apply(grads, trainable_variables)
-        counter = tf.convert_to_tensor(self.step_counter) + 1
-        grow = counter >= self.growth_steps
-        larger = tf.minimum(scale * self.growth_factor, self.max_scale)
-        factor = self._change_scale(scale, tf.where(grow, larger, scale))
-        self.step_counter.assign(
-            tf.where(grow, tf.zeros_like(counter), counter)
-        )
+        factor = self._change_scale(self.rule.after_finite_step)
+        self.steps_since_overflow.assign_add(1)
+        self.skipped_in_a_row.assign(tf.zeros([], tf.int64))
         if self._amax.variables:
-            _, *row = self._amax.shape
-            observed = tf.reshape(verdict[: math.prod(row)], row)
-            self._amax.push(observed, factor)
+            observed = tf.reshape(verdict[:-1], self._amax.shape[1:])
+            self._amax.push(observed, factor, first)
 
     def _stateful_handle_non_finite_grads(self) -> None:
-        scale = tf.convert_to_tensor(self.dynamic_scale)
-        smaller = tf.maximum(scale * self.backoff_factor, self.min_scale)
-        factor = self._change_scale(scale, smaller)
-        self.step_counter.assign(tf.zeros_like(self.step_counter))
+        factor = self._change_scale(self.rule.after_overflow)
+        self.steps_since_overflow.assign(tf.zeros([], tf.int64))
+        self.skipped_in_a_row.assign_add(1)
         self.skipped_steps.assign_add(1)
         if self._amax.variables:
             self._amax.rescale(factor)
 
-    def _change_scale(self, scale: tf.Tensor, target: tf.Tensor) -> Any:
-        """Returns the factor by which the loss scale changed."""
-        if not self.dynamic:
+    def _change_scale(self, rule: Callable[[ScaleState], ScaleState]) -> Any:
+        """Returns the factor by which the loss scale changes."""
+        names = ("dynamic_scale", "step_counter", "overflows_since_growth")
+        variables = [getattr(self, name) for name in names]
+        state = ScaleState(*map(tf.convert_to_tensor, variables))
+        after = rule(state)
+        for variable, value in zip(variables, after, strict=True):
+            variable.assign(value)
+        if not self.rule.dynamic:
             return 1.0
-        self.dynamic_scale.assign(target)
-        return target / scale
+        return after.scale / self.rule.in_use(state.scale)
 
     def scale_loss(self, loss: Any) -> Any:
         """Multiplies the loss by the scale; a static one is a constant."""
-        if self.dynamic:
-            return super().scale_loss(loss)
-        return keras.ops.multiply(loss, self.initial_scale)
+        built = self.rule.dynamic and self.built
+        scale = self.dynamic_scale if built else self.initial_scale
+        return keras.ops.multiply(loss, self.rule.in_use(scale))
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Writes the inner optimizer's averages at the end of training."""
@@ -255,15 +289,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         """Returns the arguments, the inner optimizer serialised."""
         config = super().get_config()
         del config["dynamic_growth_steps"]
-        return {
-            **config,
-            "growth_steps": self.growth_steps,
-            "growth_factor": self.growth_factor,
-            "backoff_factor": self.backoff_factor,
-            "min_scale": self.min_scale,
-            "max_scale": self.max_scale,
-            "dynamic": self.dynamic,
-        }
+        return {**config, **dataclasses.asdict(self.rule)}
 
     @classmethod
     def from_config(
