@@ -8,6 +8,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import replicas
 import tensorflow as tf
 
 import tfmp
@@ -229,6 +230,131 @@ def test_fault_15_stock_layers_load_under_the_policy(tmp_path):
         assert [layer.dtype_policy for layer in copy.layers] == [policy] * 3
     x = np.ones([1, 8, 8, 3])
     np.testing.assert_array_equal(model(x), loaded(x))
+
+
+def steps_of_two_replicas():
+    """Pairs of steps, what it was that came between, and the later one."""
+    steps = replicas.mirrored(2, "steps")["steps"]
+    return list(zip(replicas.KINDS, steps, steps[1:], strict=False))
+
+
+def test_fault_10_replicas_share_their_amax():
+    for (kind, _), _, after in steps_of_two_replicas()[:3]:
+        seen = np.asarray(after["local"]["observed"])
+        assert kind == "good" and seen[0, INPUTS] != seen[1, INPUTS]
+        amax = "sequential/first/float8/amax"
+        assert len(set(after["hashes"][amax])) == 1
+        newest = after["state"]["loss_scale_optimizer/amax_history"][0][0]
+        assert newest[INPUTS] == seen[:, INPUTS].max()
+
+
+def test_fault_11_a_bad_gradient_on_any_replica_skips_the_step_on_all():
+    skipped = set()
+    for (kind, row), before, after in steps_of_two_replicas():
+        if kind == "gradient":
+            finite = np.isfinite(after["local"]["gradient"]).all(axis=1)
+            assert sorted(finite) == [False, True]
+            skipped.add(row // 8)
+        for path, found in after["hashes"].items():
+            if path.endswith(("kernel", "bias", "momentum", "sgd/iteration")):
+                same = before["hashes"][path] == found
+                assert same == (kind != "good") and len(set(found)) == 1, path
+    assert skipped == {0, 1}
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_float8"])
+def test_fault_12_the_loss_scale_has_a_floor_and_a_ceiling(policy):
+    layer = tfmp.layers.Dense(1, dtype=policy)
+    optimizer = tfmp.optimizers.LossScaleOptimizer(
+        "sgd", initial_scale=4.0, max_scale=2.0**10, growth_steps=1
+    )
+    model = model_of(layer, optimizer=optimizer, jit_compile=False)
+    x, y = data(scale=2.0**-6)
+    kernel, seen = layer.kernel.numpy(), []
+    for batch in (x * np.nan, x, x * np.nan, x):
+        for _ in range(30):  # Keras' scale is zero after 150, inf after 113.
+            model.train_on_batch(batch, y)
+            seen.append(float(optimizer.dynamic_scale))
+    assert (min(seen), max(seen)) == (1.0, 2.0**10)
+    assert seen[29::30] == [1.0, 2.0**10, 1.0, 2.0**10]
+    assert np.isfinite(layer.kernel.numpy()).all()
+    assert (layer.kernel.numpy() != kernel).any()
+
+
+def float16_model(policy, optimizer="sgd", auto_scale_loss=True):
+    """A stock model, one layer of which computes in float16."""
+    layers = [keras.layers.Dense(8), keras.layers.Dense(1, dtype="float32")]
+    if isinstance(policy, str):
+        with tfmp.policy_scope(policy):
+            layers[0] = keras.layers.Dense(8)
+    else:
+        layers[0] = keras.layers.Dense(8, dtype=policy)
+    model = keras.Sequential([keras.Input([16]), *layers])
+    model.compile(
+        optimizer, "mse", jit_compile=False, auto_scale_loss=auto_scale_loss
+    )
+    return model
+
+
+@pytest.mark.parametrize(
+    "policy", ["float16", "mixed_float16", tfmp.Policy("float16")], ids=repr
+)
+def test_fault_14_every_float16_form_is_scaled_also_after_reload(
+    policy, tmp_path
+):
+    model = float16_model(policy)
+    x, y = data()
+    model.fit(x, y, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    for each in (model, again):
+        assert type(each.optimizer) is tfmp.optimizers.LossScaleOptimizer
+        assert float(each.optimizer.dynamic_scale) > 1
+    skipped = model.optimizer.statistics["skipped_steps"]
+    assert int(again.optimizer.iterations) + skipped == 2
+    before = model.optimizer.statistics
+    assert again.optimizer.statistics == before
+    again.fit(x, y, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "auto_scale_loss"),
+    [("sgd", False), (static, True), (static, False)],
+)
+def test_fault_14_what_was_switched_off_stays_off(
+    optimizer, auto_scale_loss, tmp_path
+):
+    optimizer = optimizer if isinstance(optimizer, str) else optimizer()
+    model = float16_model("mixed_float16", optimizer, auto_scale_loss)
+    model.fit(*data(), verbose=0)
+    for _ in range(2):  # Twice: the first reload writes the second file.
+        model.save(tmp_path / "model.keras")
+        again = keras.models.load_model(tmp_path / "model.keras")
+        assert type(again.optimizer) is type(model.optimizer)
+        for old, new in zip(
+            model.optimizer.variables, again.optimizer.variables, strict=True
+        ):
+            np.testing.assert_array_equal(old, new)
+        model = again
+
+
+def test_fault_14_a_conversion_to_float16_scales_the_loss_too():
+    model = float16_model(tfmp.Policy("float32"))
+    model.fit(*data(), verbose=0)
+    inner = model.optimizer
+    report = tfmp.set_precision(model, {"dense.*": "mixed_float16"})
+    assert "float16" in str(report.notes)
+    assert model.optimizer.inner_optimizer is inner
+    model.fit(*data(), verbose=0)
+    skipped = model.optimizer.statistics["skipped_steps"]
+    assert int(model.optimizer.iterations) + skipped == 4
+
+
+def test_fault_14_other_models_are_left_alone():
+    for policy in (tfmp.Policy("mixed_bfloat16"), keras.DTypePolicy("float16")):
+        assert type(float16_model(policy).optimizer) is keras.optimizers.SGD
+    own = keras.optimizers.SGD(loss_scale_factor=8.0)
+    assert float16_model("float16", own).optimizer is own
 
 
 @pytest.mark.parametrize("jit_compile", [True, False])

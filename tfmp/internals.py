@@ -22,6 +22,7 @@ from keras.src.export.export_utils import (
     make_tf_tensor_spec,
 )
 from keras.src.models.functional import Functional
+from keras.src.saving.keras_saveable import KerasSaveable as KerasSaveable
 
 KNOWN = "tfmp_conversion_known"
 
@@ -186,6 +187,11 @@ def compile_arguments(model: keras.Model) -> dict[str, Any] | None:
     """Returns the objects that `model.compile` was given, None if never."""
     config = getattr(model, "_compile_config", None)
     return None if config is None else dict(config.config)
+
+
+def remember_compiled(model: keras.Model, **arguments: Any) -> None:
+    """Changes what a file will say that `model.compile` was given."""
+    model._compile_config.config.update(arguments)
 
 
 def start_at(model: keras.Model, epoch: int | None) -> None:

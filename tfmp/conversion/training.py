@@ -8,11 +8,16 @@ import keras
 
 from tfmp import internals
 from tfmp.layers.state import is_amax
-from tfmp.optimizers import LossScaleOptimizer
+from tfmp.optimizers import LossScaleOptimizer, automatic
 
 WRAPPED = (
     "the optimizer was built for other variables and now is inside a "
     "tfmp.optimizers.LossScaleOptimizer; its state is kept"
+)
+
+SCALED = (
+    "a layer computes in float16: the optimizer now is inside a "
+    "tfmp.optimizers.LossScaleOptimizer, which scales the loss"
 )
 
 
@@ -52,16 +57,27 @@ def follow(model: Any, wrapped: LossScaleOptimizer | None) -> list[str]:
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         return []
-    variables, notes = model.trainable_variables, []
-    if isinstance(optimizer, LossScaleOptimizer) and optimizer.built:
-        optimizer.rebuild(variables)
+    variables, note = model.trainable_variables, None
+    if isinstance(optimizer, LossScaleOptimizer):
+        if optimizer.built:
+            optimizer.rebuild(variables)
+    elif _lacks_loss_scale(model):
+        wrapped, note = LossScaleOptimizer(optimizer), SCALED
     elif wrapped is not None and any(map(is_amax, variables)):
+        note = WRAPPED
+    if wrapped is not None and note is not None:
         wrapped.build(variables)
         arguments = internals.compile_arguments(model)
         model.compile(**{**(arguments or {}), "optimizer": wrapped})
-        notes.append(WRAPPED)
     retrace(model)
-    return notes
+    return [note] if note else []
+
+
+def _lacks_loss_scale(model: Any) -> bool:
+    asked = (internals.compile_arguments(model) or {}).get("auto_scale_loss")
+    if asked is False or automatic.scaling(model.optimizer):
+        return False
+    return automatic.needs_loss_scale(model)
 
 
 def retrace(model: Any) -> None:

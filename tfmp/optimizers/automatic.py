@@ -1,0 +1,86 @@
+"""Loss scaling for every model that computes in float16 by a tfmp policy.
+
+float16 flushes gradients below 6e-8 to zero.  Keras wraps the optimizer of a
+model whose own policy is named `mixed_float16`; not of one in plain
+`float16`, not if only some layers are in it, and a file says neither that it
+did nor that `auto_scale_loss=False` told it not to.  Here `compile` looks at
+the layers, and the file holds what it did.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from tfmp import internals, policies
+from tfmp.optimizers.loss_scale import LossScaleOptimizer
+
+
+def needs_loss_scale(model: keras.Layer) -> bool:
+    """Whether a layer computes in float16 by a policy of tfmp.
+
+    >>> needs_loss_scale(keras.layers.Dense(1, dtype=policies.get("float16")))
+    True
+    """
+    found = (
+        policies.policy_at(layer.dtype_policy, layer.path)
+        for layer in _every_layer(model)
+    )
+    return any(
+        isinstance(policy, policies.Policy)
+        and policy.compute_dtype == "float16"
+        for policy in found
+    )
+
+
+def _every_layer(layer: keras.Layer) -> Iterator[keras.Layer]:
+    yield layer
+    for child in internals.children(layer):
+        yield from _every_layer(child)
+
+
+def scaling(optimizer: Any) -> bool:
+    """Whether an optimizer scales the loss already."""
+    wrapped = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    return wrapped or getattr(optimizer, "loss_scale_factor", None) is not None
+
+
+def _follow_compile(model: Any, given: Any, auto_scale_loss: bool) -> None:
+    """Wraps the optimizer of a model that was just compiled.
+
+    Args:
+        model: with an optimizer, or with None.
+        given: the optimizer that `compile` was given.
+        auto_scale_loss: that of `compile`.
+    """
+    if model.optimizer is None or not needs_loss_scale(model):
+        return
+    if not auto_scale_loss:
+        internals.remember_compiled(model, auto_scale_loss=False)
+        return
+    if not scaling(given):
+        model.optimizer = LossScaleOptimizer(given)
+        internals.remember_compiled(model, optimizer=model.optimizer)
+
+
+def install() -> None:
+    """Has `compile` of all Keras models look at the layers."""
+    trainer = next(c for c in keras.Model.__mro__ if "compile" in vars(c))
+    stock = trainer.compile  # type: ignore[attr-defined]
+    signature = inspect.signature(stock)
+
+    @functools.wraps(stock)
+    def compile(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        # One object for both: a name or a dictionary would give two.
+        optimizer = keras.optimizers.get(bound.arguments["optimizer"])
+        bound.arguments["optimizer"] = optimizer
+        stock(*bound.args, **bound.kwargs)
+        _follow_compile(self, optimizer, bound.arguments["auto_scale_loss"])
+
+    trainer.compile = compile  # type: ignore[attr-defined]
