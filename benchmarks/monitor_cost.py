@@ -1,4 +1,4 @@
-"""Times a training step with and without `tfmp.callbacks.ScaleMonitor`.
+"""Times a training step with and without the callbacks of tfmp.
 
     python benchmarks/monitor_cost.py
 
@@ -27,10 +27,10 @@ import numpy as np
 import tensorflow as tf
 
 import tfmp
-from tfmp.callbacks import ScaleMonitor
+from tfmp.callbacks import ScaleMonitor, TerminateOnOverflow
 
 BATCH, WIDTHS, CLASSES = 128, (784, 512, 512), 10
-NONE = "no monitor"
+NONE = "no callback"
 
 
 class InTurn(keras.callbacks.Callback):
@@ -76,6 +76,9 @@ class InTurn(keras.callbacks.Callback):
         self.spent, self.start = 0.0, time.perf_counter()
         self._timed(self.callback.on_epoch_begin, epoch, logs)
 
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._timed(self.callback.on_train_batch_begin, batch, logs)
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._timed(self.callback.on_train_batch_end, batch, logs)
 
@@ -117,6 +120,7 @@ def measure(rounds: int, steps: int, jit_compile: bool) -> dict[str, Any]:
                 NONE: keras.callbacks.Callback(),
                 "ScaleMonitor()": ScaleMonitor(),
                 "ScaleMonitor(log_dir)": ScaleMonitor(folder),
+                "TerminateOnOverflow()": TerminateOnOverflow(),
             }
         )
         make_model(jit_compile).fit(

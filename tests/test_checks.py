@@ -1,9 +1,12 @@
 """tfmp.checks: what passes, and what the errors say."""
 
 import math
+import pathlib
+import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfmp import checks
 
@@ -122,3 +125,47 @@ def test_names_holds_every_item_to_the_allowed_ones():
     assert message.endswith("Received: 'pink'")
     message = raised(TypeError, checks.names, ("red", 1), ALLOWED)
     assert message.endswith("Received: 1")
+
+
+def test_instance():
+    assert checks.instance("color", "red", str, "a string") == "red"
+    assert checks.instance("color", None, str | None, "a string") is None
+    assert "a string" in raised(TypeError, checks.instance, 1, str, "a string")
+
+
+def test_sequence():
+    said = "a list of strings"
+    assert checks.sequence("color", ("red",), str, said) == ["red"]
+    for value in ("red", {"red": 1}, ["red", 1], None, np.array(["red"])):
+        assert said in raised(TypeError, checks.sequence, value, str, said)
+
+
+def test_shape():
+    for value in ([None, 0, 3], (None, np.int64(0), 3)):
+        assert checks.shape("color", value) == (None, 0, 3)
+    assert checks.shape("color", tf.TensorShape([None, 3])) == (None, 3)
+    for value in ("12", None, 3, {1: 2}, [1.0], tf.TensorShape(None)):
+        raised(TypeError, checks.shape, value)
+    for value in ((), (3,), (-1, 3)):
+        raised(ValueError, checks.shape, value, 2)
+
+
+def test_path():
+    for value in ("a/b", pathlib.Path("a/b")):
+        assert checks.path("color", value) == pathlib.Path("a/b")
+    for value in (b"a", None, 1):
+        raised(TypeError, checks.path, value)
+    for value in ("", "a\0b", "\ud800"):
+        raised(ValueError, checks.path, value)
+
+
+def test_fields():
+    record = types.SimpleNamespace(color="red", size=1)
+    checks.fields(record, color=str, size=int | None)
+    with pytest.raises(TypeError, match="`size` must be of type str"):
+        checks.fields(record, color=str, size=str)
+
+
+def test_numbers_beyond_every_float():
+    message = raised(ValueError, checks.number, 10**400, 0, math.inf)
+    assert "from 0 to inf" in message

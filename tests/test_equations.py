@@ -321,7 +321,7 @@ def test_lengths_that_differ(equation, lhs_shape, rhs_shape, label):
         parse(equation, lhs_shape, rhs_shape)
     assert str(caught.value) == (
         f"`equation` {equation!r} needs equal lengths for label '{label}'. "
-        f"Received: {lhs_shape} and {rhs_shape}"
+        f"Received: `a` of shape {lhs_shape} and `b` of shape {rhs_shape}"
     )
 
 

@@ -437,7 +437,7 @@ def never_built():
     [
         ({"model": 1}, TypeError, "`model` must be a Keras model"),
         ({"model": never_built()}, ValueError, "`model` must be built"),
-        ({"path": 1}, TypeError, "`path` must be a string"),
+        ({"path": 1}, TypeError, "`path` must be a path"),
         ({"format": "pt"}, ValueError, "`format` must be one of"),
         ({"format": "litert"}, ValueError, "`path` must end in '.tflite'"),
         ({"kernels": "int8"}, ValueError, "`kernels` must be one of"),

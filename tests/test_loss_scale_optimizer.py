@@ -6,11 +6,8 @@ import collections
 import copy
 import inspect
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -609,7 +606,7 @@ def test_variables_of_another_model_are_refused():
     others = make_model().trainable_variables
     with pytest.raises(ValueError, match=r"Received: unknown variable '.*amax"):
         optimizer.apply(ones(others), others)
-    with pytest.raises(ValueError, match="Unknown variable"):
+    with pytest.raises(ValueError, match="unknown variable"):
         optimizer.apply(ones(others[:2]), others[:2])
 
 
@@ -859,114 +856,3 @@ def test_compiled_arithmetic_does_not_grow_with_depth():
     assert growing[LossScaleOptimizer] == moves
     # So the count would show it if it did, as it does in Keras.
     assert growing[optimizers.LossScaleOptimizer] > {"is-finite", "reduce"}
-
-
-# Two replicas.
-
-REPLICAS = """
-import json
-import numpy as np, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-halves = [tf.config.LogicalDeviceConfiguration()] * 2
-tf.config.set_logical_device_configuration(cpu, halves)
-import keras, tfmp
-
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-x = np.random.default_rng(0).integers(-16, 17, [32, 8]) / 8
-x = x.astype("float32")
-x[12, 3] = 16.0  # the largest of step 0, in replica 1
-x[18, 3] = 32.0  # the largest of step 1, in replica 0
-y = x.sum(axis=1, keepdims=True)
-
-with strategy.scope():
-    keras.utils.set_random_seed(0)
-    layers = [tfmp.layers.Dense(8, "relu", dtype="mixed_float8"),
-              tfmp.layers.Dense(1, dtype="mixed_float8")]
-    model = keras.Sequential([keras.Input([8]), *layers])
-    optimizer = tfmp.optimizers.LossScaleOptimizer(
-        keras.optimizers.Adam(0.01, global_clipnorm=10.0), growth_steps=3)
-    model.compile(optimizer, "mse", jit_compile=False)
-
-def replicas():
-    variables = [*model.variables, *optimizer.variables]
-    found = [[part.numpy() for part in
-              strategy.experimental_local_results(v.value)] for v in variables]
-    return {v.path: each for v, each in zip(variables, found, strict=True)}
-
-def report():
-    parts = replicas()
-    differ = [path for path, part in parts.items()
-              if len(part) != 2 or part[0].tobytes() != part[1].tobytes()]
-    state = {path: part[0].tolist() for path, part in parts.items()}
-    return {"differ": differ, "state": state,
-            "history": optimizer.amax_history.numpy()[:2].tolist(),
-            "scale": float(optimizer.dynamic_scale.numpy()),
-            "skipped": int(optimizer.skipped_steps.numpy()),
-            "iterations": int(optimizer.iterations.numpy())}
-
-def fit(x, y):
-    model.fit(x, y, 16, verbose=0, shuffle=False)
-    return report()
-
-@tf.function
-def apply(bad):
-    context = tf.distribute.get_replica_context()
-    here = context.replica_id_in_sync_group == bad
-    gradients = [tf.fill(v.shape, tf.where(here, np.inf, 1.0))
-                 for v in model.trainable_variables]
-    for i in (2, 5):  # what is observed is finite
-        gradients[i] = tf.ones([3])
-    optimizer.apply(gradients, model.trainable_variables)
-
-out = {"fit": fit(x, y), "more": fit(x, y)}
-for replica, row in ((0, 3), (1, 12)):
-    bad = x.copy()
-    bad[row, 0] = np.inf
-    out[f"data {replica}"] = fit(bad[:16], y[:16])
-    strategy.run(apply, [tf.constant(replica)])
-    out[f"gradient {replica}"] = report()
-print(json.dumps(out))
-"""
-
-
-@pytest.fixture(scope="module")
-def replicas() -> dict[str, Any]:
-    root = pathlib.Path(__file__).resolve().parent.parent
-    path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
-    run = subprocess.run(
-        [sys.executable, "-c", REPLICAS],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
-
-
-def test_two_replicas_hold_one_state(replicas):
-    for found in replicas.values():
-        assert found["differ"] == []
-    assert replicas["fit"]["iterations"] == 2
-    assert replicas["more"]["iterations"] == 4
-    assert replicas["more"]["scale"] == 2.0**16
-
-
-def test_two_replicas_observe_the_maximum_of_both(replicas):
-    second, first = replicas["fit"]["history"]
-    assert [first[0][INPUTS], second[0][INPUTS]] == [16, 32]
-
-
-def test_a_bad_number_in_one_replica_skips_the_step_in_both(replicas):
-    before = replicas["more"]
-    for name in ("data 0", "gradient 0", "data 1", "gradient 1"):
-        bad = replicas[name]
-        assert bad["skipped"] == before["skipped"] + 1
-        assert bad["scale"] == before["scale"] / 2
-        may_change = ("amax", "dynamic_scale", "step_counter", "skipped_steps")
-        for path, value in bad["state"].items():
-            if not any(name in path for name in may_change):
-                kept = before["state"][path] == value
-                assert kept or path.startswith(("mean", "loss", "mse")), path
-        before = bad

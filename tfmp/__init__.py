@@ -2,8 +2,10 @@
 
 from tfmp import (
     callbacks,
+    checkpoints,
     conversion,
     cost_model,
+    debug,
     formats,
     layers,
     ops,
@@ -27,10 +29,12 @@ __all__ = [
     "PrecisionMap",
     "Report",
     "callbacks",
+    "checkpoints",
     "configure",
     "conversion",
     "convert",
     "cost_model",
+    "debug",
     "export",
     "formats",
     "global_policy",

@@ -44,6 +44,10 @@ class Configuration:
     reason: str
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        checks.fields(self, hardware=Hardware, policy=keras.DTypePolicy)
+        checks.fields(self, requested=str, reason=str, notes=tuple)
+
     def __str__(self) -> str:
         recipe = policies.recipe_of(self.policy)
         chosen = self.policy.name + (f" with {recipe}" if recipe else "")

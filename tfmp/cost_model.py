@@ -63,6 +63,7 @@ class Target:
     launch: float = 2.5
 
     def __post_init__(self) -> None:
+        checks.instance("name", self.name, str, "a string")
         for field in dataclasses.fields(self)[1:]:
             value = getattr(self, field.name)
             checks.number(field.name, value, math.ulp(0.0), math.inf)
@@ -106,6 +107,10 @@ class Product:
         float8: which of output, input gradient and kernel gradient can run
             in FP8 at all.
 
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if a length is negative, or `float8` is not three.
+
     >>> Product(4096, 1024, 2048).flops
     17179869184
     """
@@ -116,6 +121,19 @@ class Product:
     batch: int = 1
     inputs: int | None = None
     float8: tuple[bool, bool, bool] = (True, True, True)
+
+    def __post_init__(self) -> None:
+        for name in ("m", "k", "n", "batch"):
+            checks.integer(name, getattr(self, name), 0)
+        if self.inputs is not None:
+            checks.integer("inputs", self.inputs, 0)
+        flags = checks.instance("float8", self.float8, tuple, "a tuple")
+        if len(flags) != 3:
+            raise ValueError(
+                f"`float8` must be three of True or False. Received: {flags}"
+            )
+        for flag in flags:
+            checks.boolean("float8", flag)
 
     @property
     def flops(self) -> int:
@@ -136,35 +154,48 @@ class Product:
         return text if self.batch == 1 else f"{self.batch} of {text}"
 
 
-def bfloat16_time(product: Product, target: Target) -> float:
+def bfloat16_time(product: Product, target: Target | str) -> float:
     """Returns the seconds of the three products in bfloat16.
 
     >>> round(1e6 * bfloat16_time(Product(4096, 4096, 4096), get("h200")))
     531
     """
-    return 3 * _product_time(product, target, low=False)
+    return 3 * _product_time(_checked(product), get(target), low=False)
 
 
-def float8_time(product: Product, target: Target) -> float:
+def float8_time(product: Product, target: Target | str) -> float:
     """Returns the seconds in FP8, with all that goes with it.
 
     >>> round(1e6 * float8_time(Product(4096, 4096, 4096), get("h200")))
     378
     """
+    product, target = _checked(product), get(target)
     times = [_product_time(product, target, low) for low in product.float8]
     return sum(times) + _quantization_time(product, target)
 
 
-def speedup(product: Product, target: Target) -> float:
+def speedup(product: Product, target: Target | str) -> float:
     """Returns how many times faster a training step is in FP8.
 
-    >>> h200 = get("h200")
-    >>> round(speedup(Product(8192, 8192, 8192), h200), 2)
+    Args:
+        product: a `Product`.
+        target: a `Target` or a name of `TARGETS`.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if the target's name is unknown.
+
+    >>> round(speedup(Product(8192, 8192, 8192), "h200"), 2)
     1.64
-    >>> round(speedup(Product(1024, 1024, 1024), h200), 2)
+    >>> round(speedup(Product(1024, 1024, 1024), "h200"), 2)
     0.43
     """
     return bfloat16_time(product, target) / float8_time(product, target)
+
+
+def _checked(product: object) -> Product:
+    said = "a tfmp.cost_model.Product"
+    return checks.instance("product", product, Product, said)
 
 
 def _product_time(product: Product, target: Target, low: bool) -> float:
@@ -197,4 +228,6 @@ def unaligned(*sides: int) -> list[int]:
     >>> unaligned(4096, 100, 10)
     [100, 10]
     """
-    return [side for side in sides if side % ALIGNMENT]
+    return [
+        side for side in sides if checks.integer("sides", side, 0) % ALIGNMENT
+    ]

@@ -251,8 +251,8 @@ def _broadcast(
                 continue
             raise ValueError(
                 f"`equation` {equation!r} needs equal lengths for label "
-                f"'{label}'. Received: {tuple(lhs_shape)} and "
-                f"{tuple(rhs_shape)}"
+                f"'{label}'. Received: `a` of shape {tuple(lhs_shape)} and "
+                f"`b` of shape {tuple(rhs_shape)}"
             )
         lhs_drop += label if left == 1 else ""
         rhs_drop += label if right == 1 else ""

@@ -14,6 +14,15 @@ from __future__ import annotations
 
 import dataclasses
 
+MAX_BITS = {"exponent_bits": 10, "mantissa_bits": 52}  # of a float64
+FIELDS: dict[str, tuple[type, str]] = {
+    "name": (str, "a string"),
+    "dtype": (str, "a string"),
+    "exponent_bits": (int, "an integer"),
+    "mantissa_bits": (int, "an integer"),
+    "has_infinity": (bool, "True or False"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Format:
@@ -27,6 +36,10 @@ class Format:
         has_infinity: whether the largest exponent is kept for infinities and
             NaNs, as in IEEE 754; if not, only its last code is NaN.
 
+    Raises:
+        TypeError: if a field has the wrong type.
+        ValueError: if a width is out of the range of float64's.
+
     >>> E4M3.max, E4M3.min_normal == 2**-6, E4M3.min_subnormal == 2**-9
     (448.0, True, True)
     """
@@ -36,6 +49,18 @@ class Format:
     exponent_bits: int
     mantissa_bits: int
     has_infinity: bool = True
+
+    def __post_init__(self) -> None:
+        for name, (kind, said) in FIELDS.items():
+            value = getattr(self, name)
+            if type(value) is not kind:
+                raise TypeError(f"`{name}` must be {said}. Received: {value!r}")
+        for name, top in MAX_BITS.items():
+            value = getattr(self, name)
+            if not 1 <= value <= top:
+                raise ValueError(
+                    f"`{name}` must be from 1 to {top}. Received: {value!r}"
+                )
 
     @property
     def bits(self) -> int:
@@ -91,45 +116,43 @@ ALL = (E4M3, E5M2, BFLOAT16, FLOAT16, FLOAT32)
 FLOAT8 = (E4M3, E5M2)
 
 
-def get(identifier: object) -> Format:
+def get(dtype: object) -> Format:
     """Finds a format by value, name or dtype.
 
     Args:
-        identifier: a `Format`; a name such as `"E4M3"` (case does not
-            matter); or a dtype, as its name or as an object with a `name`.
+        dtype: a `Format`; a name such as `"E4M3"` (case does not matter); or a
+            dtype, as its name or as an object with a `name`.
 
     Returns:
         The `Format`.
 
     Raises:
-        TypeError: if `identifier` is none of these.
+        TypeError: if `dtype` is none of these.
         ValueError: if it names no format of `formats.ALL`.
 
     >>> get("e5m2").dtype
     'float8_e5m2'
     """
-    if isinstance(identifier, Format):
-        return identifier
-    name = (
-        identifier if isinstance(identifier, str) else _dtype_name(identifier)
-    )
+    if isinstance(dtype, Format):
+        return dtype
+    name = dtype if isinstance(dtype, str) else _dtype_name(dtype)
     for known in ALL:
         if name.lower() in (known.name.lower(), known.dtype):
             return known
     raise ValueError(
         "`dtype` must be a format of tfmp.formats, its name or its dtype: "
         f"{', '.join(f'{f.name} ({f.dtype})' for f in ALL)}. "
-        f"Received: {identifier!r}"
+        f"Received: {dtype!r}"
     )
 
 
-def _dtype_name(identifier: object) -> str:
-    name = getattr(identifier, "name", None)
+def _dtype_name(dtype: object) -> str:
+    name = getattr(dtype, "name", None)
     if name is None:
-        name = getattr(identifier, "__name__", None)
+        name = getattr(dtype, "__name__", None)
     if not isinstance(name, str):
         raise TypeError(
             "`dtype` must be a tfmp.formats.Format, a name or a dtype. "
-            f"Received: {identifier!r}"
+            f"Received: {dtype!r}"
         )
     return name

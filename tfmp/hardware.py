@@ -65,6 +65,7 @@ class Device:
 
     def __post_init__(self) -> None:
         checks.choice("kind", self.kind, KINDS)
+        checks.instance("name", self.name, str, "a string")
         pair = self.compute_capability
         if pair is None:
             return
@@ -131,6 +132,7 @@ class Hardware:
 
     def precisions_of(self, device: Device) -> tuple[str, ...]:
         """Returns the names of `SINCE` that are fast on one device."""
+        checks.instance("device", device, Device, "a tfmp.hardware.Device")
         if device.kind == "gpu":
             capability = device.compute_capability or (0, 0)
             return tuple(n for n, since in SINCE.items() if capability >= since)
@@ -155,6 +157,9 @@ class Decision:
     policy: str
     reason: str
     warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        checks.fields(self, policy=str, reason=str, warnings=tuple)
 
 
 def detect() -> Hardware:
@@ -192,6 +197,7 @@ def cpu_features(cpuinfo: str) -> tuple[str, ...]:
     >>> cpu_features("flags : fpu avx512_bf16 amx_bf16")
     ('amx_bf16', 'avx512_bf16')
     """
+    checks.instance("cpuinfo", cpuinfo, str, "a string")
     pairs = (line.partition(":") for line in cpuinfo.splitlines())
     sets = [set(v.split()) for k, _, v in pairs if k.strip() in CPUINFO_KEYS]
     common = set.intersection(*sets) if sets else set()
@@ -214,11 +220,8 @@ def decide(hardware: Hardware) -> Decision:
     >>> decide(Hardware((Device("gpu", "NVIDIA A100", (8, 0)),))).policy
     'mixed_bfloat16'
     """
-    if not isinstance(hardware, Hardware):
-        raise TypeError(
-            "`hardware` must be a tfmp.hardware.Hardware. "
-            f"Received: {hardware!r}"
-        )
+    said = "a tfmp.hardware.Hardware"
+    checks.instance("hardware", hardware, Hardware, said)
     best = hardware.precisions[-1:]
     policy = f"mixed_{best[0]}" if best else "float32"
     return Decision(policy, _reason(hardware), _warnings(hardware))

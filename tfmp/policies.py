@@ -113,18 +113,30 @@ class Policy(keras.DTypePolicy):
         return f'<Policy "{self.name}"{recipe}>'
 
 
-def get(identifier: Any) -> keras.DTypePolicy:
+def get(dtype: Any) -> keras.DTypePolicy:
     """Finds a policy by value, name or serialised form.
 
     A name of `NAMES` gives a `Policy`, any other what Keras makes of it; None
     gives the global policy.
 
+    Args:
+        dtype: as what a Keras layer is given.
+
+    Raises:
+        ValueError: if it is no policy.
+
     >>> get("mixed_float8").recipe
     DelayedScaling()
     """
-    if isinstance(identifier, str) and identifier in NAMES:
-        return Policy(identifier)
-    return keras.dtype_policies.get(identifier)
+    if isinstance(dtype, str) and dtype in NAMES:
+        return Policy(dtype)
+    try:
+        return keras.dtype_policies.get(dtype)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            "`dtype` must be a dtype policy, what Keras serialised of one, or "
+            f"a name such as {NAMES} ({error}). Received: {dtype!r}"
+        ) from error
 
 
 def recipe_of(policy: keras.DTypePolicy) -> recipes.Recipe | None:
@@ -135,7 +147,8 @@ def recipe_of(policy: keras.DTypePolicy) -> recipes.Recipe | None:
 def policy_at(policy: keras.DTypePolicy, path: str | None) -> keras.DTypePolicy:
     """Returns what a policy, or a map of policies, is for a path."""
     if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
-        return policy[path] if path else policy.default_policy
+        name = checks.instance("path", path, str | None, "a string, or None")
+        return policy[name] if name else policy.default_policy
     return policy
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
 
-from tfmp import policies, recipes
+from tfmp import checks, policies, recipes
 
 
 @keras.saving.register_keras_serializable("tfmp")
@@ -76,20 +75,20 @@ class PrecisionMap(keras.dtype_policies.DTypePolicyMap):
             *paths: names that the layer goes by.
         """
         for path in paths:
-            if path in self:
+            if checks.instance("path", path, str, "a string") in self:
                 return path
         for key in self:
             if any(_holds(key, path) for path in paths):
                 return key
         return None
 
-    def unmatched(self, paths: Iterable[str]) -> list[str]:
+    def unmatched(self, paths: Collection[str]) -> list[str]:
         """Returns the keys that hold for none of the paths: misspelt, maybe.
 
         >>> PrecisionMap({"haed": "float32"}).unmatched(["gpt/head"])
         ['haed']
         """
-        paths = list(paths)
+        paths = checks.sequence("paths", paths, str, "a list of strings")
         return [k for k in self if not any(_holds(k, p) for p in paths)]
 
     @classmethod
@@ -107,19 +106,16 @@ class PrecisionMap(keras.dtype_policies.DTypePolicyMap):
             ModuleNotFoundError: if the file is YAML and PyYAML is missing.
             ValueError: if the file holds something else.
         """
-        path = pathlib.Path(path)
-        text = path.read_text(encoding="utf-8")
-        if path.suffix in (".yaml", ".yml"):
-            content = _yaml().safe_load(text)
-        else:
-            content = json.loads(text)
-        allowed = {"default", "policies"}
-        if not isinstance(content, dict) or not set(content) <= allowed:
+        path = checks.path("path", path)
+        read = _yaml if path.suffix in (".yaml", ".yml") else json.loads
+        try:
+            content = read(path.read_text(encoding="utf-8"))
+        except ValueError as error:
             raise ValueError(
-                f"`path` must be a file with the keys {sorted(allowed)}. "
-                f"Received: {path} with {content!r}"
-            )
-        return cls(**content)
+                f"`path` must be a JSON or YAML file ({error}). "
+                f"Received: {str(path)!r}"
+            ) from error
+        return cls(**_checked_keys("the file of `path`", content))
 
     def save(self, path: Any) -> None:
         """Writes a JSON file that `load` reads."""
@@ -128,7 +124,7 @@ class PrecisionMap(keras.dtype_policies.DTypePolicyMap):
             "policies": {key: _plain(policy) for key, policy in self.items()},
         }
         text = json.dumps(content, indent=2) + "\n"
-        pathlib.Path(path).write_text(text, encoding="utf-8")
+        checks.path("path", path).write_text(text, encoding="utf-8")
 
     def items(self) -> list[tuple[str, keras.DTypePolicy]]:
         """Returns the keys and their policies, in order."""
@@ -152,21 +148,35 @@ class PrecisionMap(keras.dtype_policies.DTypePolicyMap):
         cls, config: dict[str, Any], custom_objects: Any = None
     ) -> PrecisionMap:
         """Rebuilds the map from `get_config()`."""
-        return cls(**config)
+        return cls(**_checked_keys("`config`", config))
 
     def __repr__(self) -> str:
         own = {key: _plain(policy) for key, policy in self.items()}
         return f"PrecisionMap({own}, default={_plain(self.default_policy)!r})"
 
 
-def _yaml() -> Any:
+def _checked_keys(name: str, content: object) -> dict[str, Any]:
+    allowed = {"default", "policies"}
+    if not isinstance(content, dict) or not set(content) <= allowed:
+        raise ValueError(
+            f"{name} must be a dictionary with the keys {sorted(allowed)}. "
+            f"Received: {content!r}"
+        )
+    return content
+
+
+def _yaml(text: str) -> Any:
     try:
-        return importlib.import_module("yaml")
+        yaml = importlib.import_module("yaml")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "`path` is a YAML file, which needs PyYAML: pip install pyyaml. "
             "A .json file needs nothing."
         ) from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 def _holds(key: str, path: str) -> bool:
@@ -181,7 +191,7 @@ def _checked_key(key: object) -> str:
         )
     try:
         re.compile(key)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(
             "a key of `policies` must be a path or a regular expression "
             f"({error}). Received: {key!r}"
@@ -198,20 +208,22 @@ def _default(policy: Any) -> keras.DTypePolicy:
 
 
 def _single(name: str, policy: Any) -> keras.DTypePolicy:
-    if isinstance(policy, dict) and set(policy) <= {"name", "recipe"}:
-        return policies.Policy(**policy)
-    if isinstance(policy, str):
-        policy = policies.get(policy)
-    if isinstance(policy, dict):
-        policy = keras.dtype_policies.get(policy)
-    if isinstance(
-        policy, keras.dtype_policies.DTypePolicyMap
-    ) or not isinstance(policy, keras.DTypePolicy):
-        raise TypeError(
-            f"`{name}` must be a dtype policy that is no map, or a name out of "
-            f"{policies.NAMES}. Received: {policy!r}"
-        )
-    return policy
+    said = f"a dtype policy that is no map, or a name out of {policies.NAMES}"
+    found = policy
+    try:
+        if isinstance(policy, dict) and set(policy) <= {"name", "recipe"}:
+            found = policies.Policy(
+                policy.get("name", ""), policy.get("recipe")
+            )
+        elif isinstance(policy, (str, dict)):
+            found = policies.get(policy)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"`{name}` must be {said} ({error}). Received: {policy!r}"
+        ) from error
+    if isinstance(found, keras.dtype_policies.DTypePolicyMap):
+        raise TypeError(f"`{name}` must be {said}. Received: {policy!r}")
+    return checks.instance(name, found, keras.DTypePolicy, said)
 
 
 def _plain(policy: keras.DTypePolicy) -> Any:

@@ -38,7 +38,7 @@ def quantize(x: Any, scale: Any, dtype: Any) -> tf.Tensor:
     [2.0, 448.0]
     """
     target = _float8(dtype)
-    scaled = scaling.as_float32("x", x) * scaling.as_float32("scale", scale)
+    scaled = _scaled(x, scale)
     clipped = tf.clip_by_value(scaled, -target.max, target.max)
     return tf.cast(clipped, target.dtype)
 
@@ -69,13 +69,13 @@ def dequantize(q: Any, scale: Any, dtype: Any = "float32") -> tf.Tensor:
             "`dtype` must be a format of 16 bits or more. "
             f"Received: {target.name}"
         )
-    q = tf.convert_to_tensor(q)
+    q = scaling.as_tensor("q", q)
     if q.dtype.name not in [f.dtype for f in formats.FLOAT8]:
         raise TypeError(
             "`q` must be float8_e4m3fn or float8_e5m2. "
             f"Received: dtype {q.dtype.name}"
         )
-    value = tf.cast(q, tf.float32) / scaling.as_float32("scale", scale)
+    value = tf.cast(q, tf.float32) / _scale(scale, q.shape)
     return tf.cast(value, target.dtype)
 
 
@@ -149,7 +149,7 @@ def saturation_share(x: Any, scale: Any, dtype: Any) -> tf.Tensor:
     >>> float(saturation_share([1.0, 500.0], 1.0, "E4M3"))
     0.5
     """
-    scaled = scaling.as_float32("x", x) * scaling.as_float32("scale", scale)
+    scaled = _scaled(x, scale)
     return _share(tf.abs(scaled) > _float8(dtype).max, tf.ones_like(scaled) > 0)
 
 
@@ -172,11 +172,33 @@ def max_ulp_error(x: Any, scale: Any, dtype: Any) -> tf.Tensor:
     0.5
     """
     target = _float8(dtype)
-    scaled = scaling.as_float32("x", x) * scaling.as_float32("scale", scale)
+    scaled = _scaled(x, scale)
     value = tf.cast(quantize(scaled, 1.0, dtype), tf.float32)
     error = tf.abs(value - scaled) / _ulp(scaled, target)
     error = tf.where(tf.math.is_nan(error), 0.0, error)
     return tf.maximum(tf.reduce_max(error), 0.0)
+
+
+def _scaled(x: Any, scale: Any) -> tf.Tensor:
+    x = scaling.as_float32("x", x)
+    return x * _scale(scale, x.shape)
+
+
+def _scale(scale: Any, shape: tf.TensorShape) -> tf.Tensor:
+    scale = scaling.as_float32("scale", scale)
+    if None in (shape.rank, scale.shape.rank):
+        return scale
+    padded = [1] * (shape.rank - scale.shape.rank) + scale.shape.as_list()
+    fits = [
+        s in (1, None, n) or n is None
+        for s, n in zip(padded, shape, strict=False)
+    ]
+    if len(padded) > shape.rank or not all(fits):
+        raise ValueError(
+            f"`scale` must be a scalar, or broadcast to the shape {shape}. "
+            f"Received: shape {scale.shape}"
+        )
+    return scale
 
 
 def _ulp(x: tf.Tensor, target: formats.Format) -> tf.Tensor:

@@ -107,18 +107,20 @@ class Recipe:
 
     def format(self, role: str) -> formats.Format:
         """Returns the `Format` of `"inputs"`, `"kernel"` or `"grads"`."""
-        return formats.get(getattr(self, role))
+        return formats.get(getattr(self, checks.choice("role", role, ROLES)))
 
     def is_delayed(self, role: str) -> bool:
         """Whether the role's scale comes from earlier steps."""
-        return role not in self.current
+        return checks.choice("role", role, ROLES) not in self.current
 
     def in_float8(self, product: str) -> bool:
         """Whether a product multiplies FP8 operands."""
+        checks.choice("product", product, PRODUCTS)
         return product not in self.high_precision
 
     def quantizes(self, role: str) -> bool:
         """Whether any FP8 product has this role as an operand."""
+        checks.choice("role", role, ROLES)
         return any(
             role in operands and self.in_float8(product)
             for product, operands in OPERANDS.items()
@@ -136,7 +138,8 @@ class Recipe:
 
     def keep_high_precision(self, products: tuple[str, ...]) -> Recipe:
         """Returns the same recipe with more products in the compute dtype."""
-        products = (*self.high_precision, *products)
+        added = checks.names("products", products, PRODUCTS)
+        products = (*self.high_precision, *added)
         return dataclasses.replace(self, high_precision=products)
 
     def as_current(self) -> CurrentScaling:
@@ -252,29 +255,29 @@ PRESETS: dict[str, Recipe] = {
 }
 
 
-def get(identifier: object) -> Recipe:
+def get(recipe: object) -> Recipe:
     """Finds a recipe by value, preset name or serialised form.
 
     Args:
-        identifier: a `Recipe`, a name of `PRESETS`, or what `serialize` gave.
+        recipe: a `Recipe`, a name of `PRESETS`, or what `serialize` gave.
 
     Raises:
-        TypeError: if `identifier` is none of these.
+        TypeError: if `recipe` is none of these.
         ValueError: if it names no preset and no recipe class.
 
     >>> get("current")
     CurrentScaling()
     """
-    if isinstance(identifier, Recipe):
-        return identifier
-    if isinstance(identifier, str):
-        checks.choice("recipe", identifier, tuple(PRESETS))
-        return PRESETS[identifier]
-    if isinstance(identifier, dict):
-        return _deserialize(identifier)
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, str):
+        checks.choice("recipe", recipe, tuple(PRESETS))
+        return PRESETS[recipe]
+    if isinstance(recipe, dict):
+        return _deserialize(recipe)
     raise TypeError(
         "`recipe` must be a tfmp.recipes.DelayedScaling or CurrentScaling, or "
-        f"a name out of {tuple(PRESETS)}. Received: {identifier!r}"
+        f"a name out of {tuple(PRESETS)}. Received: {recipe!r}"
     )
 
 
@@ -284,10 +287,13 @@ def serialize(recipe: Recipe) -> dict[str, Any]:
     >>> get(serialize(DelayedScaling(margin=1)))
     DelayedScaling(margin=1)
     """
+    recipe = get(recipe)
     return {"class_name": type(recipe).__name__, "config": recipe.get_config()}
 
 
 def _deserialize(config: dict[str, Any]) -> Recipe:
     classes = {c.__name__: c for c in (DelayedScaling, CurrentScaling)}
-    name = checks.choice("class_name", config.get("class_name"), classes)
+    name = checks.choice(
+        "recipe['class_name']", config.get("class_name"), classes
+    )
     return classes[name].from_config(config.get("config"))

@@ -84,7 +84,9 @@ class ScaleMonitor(keras.callbacks.Callback):
         self, log_dir: str | os.PathLike[str] | None = None, every: int = 16
     ) -> None:
         super().__init__()
-        self.log_dir = _checked_path("log_dir", log_dir)
+        self.log_dir = (
+            None if log_dir is None else checks.path("log_dir", log_dir)
+        )
         self.every = checks.integer("every", every, 1)
         self._samples: collections.deque[Sample] = collections.deque(
             maxlen=MAX_SAMPLES
@@ -121,12 +123,19 @@ class ScaleMonitor(keras.callbacks.Callback):
         optimizer = getattr(self.model, "optimizer", None)
         self._step = max(self._step, steps_taken(optimizer))
         self._epoch, self._epoch_start = epoch, self._step
+        self._first_batch: int | None = None
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Notes where the epoch begins: not at 0 if it was resumed within."""
+        if self._first_batch is None:
+            self._first_batch = batch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Takes a sample if a multiple of `every` was passed."""
         of_epoch = (self.params or {}).get("steps") or batch + 1
         before = self._step
-        self._step = self._epoch_start + min(batch + 1, of_epoch)
+        done = min(batch + 1, of_epoch) - (self._first_batch or 0)
+        self._step = self._epoch_start + done
         if before // self.every < self._step // self.every:
             self._sample()
 
@@ -192,16 +201,6 @@ class ScaleMonitor(keras.callbacks.Callback):
         if key not in self._warned:
             self._warned.add(key)
             warnings.warn(message, RuntimeWarning, stacklevel=2)
-
-
-def _checked_path(name: str, value: Any) -> pathlib.Path | None:
-    if value is None:
-        return None
-    if not isinstance(value, str | os.PathLike):
-        raise TypeError(
-            f"`{name}` must be a path, or None. Received: {value!r}"
-        )
-    return pathlib.Path(value)
 
 
 def _open(log_dir: pathlib.Path | None) -> SampleLog | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -45,7 +45,8 @@ def choice(filter: Any, target: Any, sizes: Sizes) -> Choice:
         return _automatic(here, sizes) if here else _everything()
     if callable(filter):
         return _by_function(filter)
-    if filter == "auto":
+    name = filter if isinstance(filter, str) else None
+    if name == "auto":
         target = target or target_of() or "h200"
         return _automatic(cost_model.get(target), sizes)
     if target is not None:
@@ -53,7 +54,7 @@ def choice(filter: Any, target: Any, sizes: Sizes) -> Choice:
             "`target` must be None unless `filter` is 'auto' or None. "
             f"Received: target={target!r}, filter={filter!r}"
         )
-    if filter == "all":
+    if name == "all":
         return _everything()
     return _by_patterns(filter)
 
@@ -78,16 +79,18 @@ def _by_function(function: Callable[[keras.Layer, str], bool]) -> Choice:
 
 
 def _by_patterns(patterns: Any) -> Choice:
-    if isinstance(patterns, str):
-        patterns = [patterns]
-    if not isinstance(patterns, Iterable) or not all(
-        isinstance(p, str) for p in patterns
-    ):
-        raise TypeError(
-            "`filter` must be None, 'auto', 'all', a pattern of paths or a "
-            f"list of them, or a function. Received: {patterns!r}"
-        )
-    wanted = PrecisionMap(dict.fromkeys(patterns, "mixed_float8"), "float32")
+    said = (
+        "None, 'auto', 'all', a pattern of paths or a list of them, or a "
+        "function"
+    )
+    given = [patterns] if isinstance(patterns, str) else patterns
+    given = checks.sequence("filter", given, str, said)
+    try:
+        wanted = PrecisionMap(dict.fromkeys(given, "mixed_float8"), "float32")
+    except ValueError as error:
+        raise ValueError(
+            f"`filter` must be {said} ({error}). Received: {patterns!r}"
+        ) from error
 
     def refusal(
         layer: keras.Layer, path: str, parent: keras.Layer | None
@@ -128,11 +131,3 @@ def target_of(machine: hardware.Hardware | None = None) -> Target | None:
     words = re.split(r"[\s-]+", machine.deciding[0].name.lower())
     known = [name for name in cost_model.TARGETS if name in words]
     return cost_model.TARGETS[known[0] if known else "h100"]
-
-
-def checked_sizes(batch_size: Any, length: Any) -> Sizes:
-    """Returns the two as `Sizes`, if they are positive integers."""
-    return Sizes(
-        checks.integer("batch_size", batch_size, 1),
-        checks.integer("length", length, 1),
-    )

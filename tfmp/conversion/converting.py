@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfmp import checks, internals, policies
 from tfmp.conversion import training
-from tfmp.conversion.choosing import ENDS, Choice, checked_sizes, choice
+from tfmp.conversion.choosing import ENDS, Choice, choice
 from tfmp.conversion.converted import undo
 from tfmp.conversion.defaults import (
     DEFAULTS,
@@ -83,12 +83,12 @@ def convert(
     ['float8', 'bfloat16']
     """
     _check_model(model)
-    sizes = checked_sizes(batch_size, length)
+    sizes = Sizes(batch_size, length)
     chosen = choice(filter, target, sizes)
     plan = Conversion(
-        _as_map(policy),
+        _as_map("policy", policy),
         _skipping(chosen, model, checks.names("skip", skip, ENDS)),
-        _checked_overrides(overrides or {}),
+        _checked_overrides({} if overrides is None else overrides),
         keep_float32=_is_narrow(model),
     )
     notes = _change(model, plan)
@@ -120,7 +120,9 @@ def set_precision(model: keras.Layer, precision: Any) -> Report:
     _check_model(model)
     everything = choice("all", None, Sizes())
     only = isinstance(precision, Mapping)
-    plan = Conversion(_as_map(precision), everything, {}, only_matched=only)
+    plan = Conversion(
+        _as_map("precision", precision), everything, {}, only_matched=only
+    )
     return Report(model, "", notes=tuple(_change(model, plan)))
 
 
@@ -166,21 +168,26 @@ def _change(model: keras.Layer, plan: Conversion) -> list[str]:
 
 
 def _check_model(model: object) -> None:
-    if not isinstance(model, keras.Layer):
-        raise TypeError(
-            f"`model` must be a Keras model or layer. Received: {model!r}"
-        )
+    checks.instance("model", model, keras.Layer, "a Keras model or layer")
 
 
-def _as_map(policy: Any) -> PrecisionMap:
+def _as_map(name: str, policy: Any) -> PrecisionMap:
     if isinstance(policy, PrecisionMap):
         return policy
-    if isinstance(policy, Mapping):
-        return PrecisionMap(policy)
-    return PrecisionMap(default=policies.checked(policy))
+    try:
+        if isinstance(policy, Mapping):
+            return PrecisionMap(policy)
+        return PrecisionMap(default=policies.checked(policy))
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"`{name}` must be a policy, its name, a PrecisionMap or its "
+            f"dictionary ({error}). Received: {policy!r}"
+        ) from error
 
 
 def _checked_overrides(overrides: Mapping[type, str]) -> Mapping[type, str]:
+    said = "a dictionary of classes of layers to precisions"
+    checks.instance("overrides", overrides, Mapping, said)
     for kind, precision in overrides.items():
         checks.choice(f"overrides[{kind}]", precision, PRECISIONS)
         if not isinstance(kind, type) or not issubclass(kind, keras.Layer):

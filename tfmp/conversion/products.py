@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from tfmp import equations, internals
+from tfmp import checks, equations, internals
 from tfmp.cost_model import Product
 from tfmp.layers.classes import ours_for
 
@@ -25,10 +25,18 @@ class Sizes:
     Args:
         batch_size: of the first axis.
         length: of any other.
+
+    Raises:
+        TypeError: if one is not an integer.
+        ValueError: if one is less than 1.
     """
 
     batch_size: int = 32
     length: int = 512
+
+    def __post_init__(self) -> None:
+        checks.integer("batch_size", self.batch_size, 1)
+        checks.integer("length", self.length, 1)
 
     def fill(self, shape: Sequence[int | None]) -> Shape:
         """Returns the shape with every length known."""

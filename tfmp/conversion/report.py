@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from tfmp import internals, recipes, tables
+from tfmp import checks, internals, recipes, tables
 from tfmp.conversion.defaults import OWN_CODE
 from tfmp.conversion.products import Sizes, not_in_float8, products_of
 from tfmp.conversion.records import flatten, record_of, stock_class, sublayers
@@ -75,6 +75,10 @@ class Report:
     rule: str = ""
     sizes: Sizes = dataclasses.field(default_factory=Sizes)
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        checks.fields(self, model=keras.Layer, rule=str, sizes=Sizes)
+        checks.sequence("notes", self.notes, str, "a tuple of strings")
 
     @property
     def rows(self) -> list[Row]:

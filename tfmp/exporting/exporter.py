@@ -100,7 +100,7 @@ def export(
     kernels = _checked_kernels(kernels, format)
     if min_sqnr is None:
         min_sqnr = expected_sqnr(model)
-    checks.number("min_sqnr", min_sqnr, -math.inf, math.inf)
+    min_sqnr = checks.number("min_sqnr", min_sqnr, -math.inf, math.inf)
     FORMATS[format].check_writers()
     signature = samples.signature(model, input_signature)
     values = samples.values(model, signature, inputs)
@@ -143,11 +143,7 @@ def _checked_path(path: Any, format: str) -> pathlib.Path:
 
     What it replaces must be of its kind: no folder of anything else.
     """
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(
-            f"`path` must be a string or path of a file. Received: {path!r}"
-        )
-    kind, target = FORMATS[format], pathlib.Path(path).absolute()
+    kind, target = FORMATS[format], checks.path("path", path).absolute()
     if not target.name.endswith(kind.suffix):
         raise ValueError(
             f"`path` must end in '{kind.suffix}' for format='{format}'. "

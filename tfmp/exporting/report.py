@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tfmp import tables
+from tfmp import checks, tables
 
 TITLES = ("layer", "type", "precision", "exported as")
 
@@ -27,6 +27,9 @@ class ExportedLayer:
     type: str
     precision: str
     exported: str
+
+    def __post_init__(self) -> None:
+        checks.fields(self, path=str, type=str, precision=str, exported=str)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -62,6 +65,12 @@ class ExportReport:
     conversion_sqnr: float | None = None
     min_sqnr: float | None = None
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        checks.fields(self, path=str, format=str, kernels=str, layers=tuple)
+        checks.fields(self, runtime=str | None, notes=tuple)
+        numbers = ("sqnr", "max_abs_error", "conversion_sqnr", "min_sqnr")
+        checks.fields(self, **dict.fromkeys(numbers, float | None))
 
     def __str__(self) -> str:
         lines = [f"{self.path}: {self.format}, kernels={self.kernels!r}"]

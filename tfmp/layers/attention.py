@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from tfmp import internals, ops, policies, recipes
+from tfmp import checks, internals, ops, policies, recipes
 from tfmp.layers import swapping
 from tfmp.layers.dense import EinsumDense
 
@@ -38,7 +38,16 @@ class Float8Attention(Base):
     def build(
         self, query_shape: Any, value_shape: Any, key_shape: Any = None
     ) -> None:
-        """Creates the Keras layer's projections, and their FP8 state."""
+        """Creates the Keras layer's projections, and their FP8 state.
+
+        Raises:
+            TypeError, ValueError: if a shape is none, or has less than three
+                axes.
+        """
+        checks.shape("query_shape", query_shape, 3)
+        checks.shape("value_shape", value_shape, 3)
+        if key_shape is not None:
+            checks.shape("key_shape", key_shape, 3)
         with internals.converting_children():
             super().build(query_shape, value_shape, key_shape)
         self.update_float8()

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from tfmp import internals, ops, policies, recipes
+from tfmp import checks, internals, ops, policies, recipes
 from tfmp.layers.state import Float8State
+from tfmp.ops import arguments
 
 if TYPE_CHECKING:
     from keras.layers import Layer as Base
@@ -40,8 +41,20 @@ class Float8Layer(Base):
         return None if idle else self.float8.amax
 
     def build(self, input_shape: Any) -> None:
-        """Creates the Keras layer's variables, and the FP8 state."""
-        super().build(input_shape)
+        """Creates the Keras layer's variables, and the FP8 state.
+
+        Raises:
+            TypeError, ValueError: if `input_shape` is no shape, or one that
+                the layer's arguments do not fit.
+        """
+        input_shape = checks.shape("input_shape", input_shape)
+        try:
+            super().build(input_shape)
+        except IndexError as error:
+            raise ValueError(
+                f"`input_shape` must have the axes that {self.name!r} needs. "
+                f"Received: {input_shape}"
+            ) from error
         self.update_float8()
 
     def update_float8(self) -> None:
@@ -99,7 +112,7 @@ class Float8Contraction(Float8Layer):
             return super().call(inputs, training=training)
         x = ops.einsum(
             self.contraction_equation,
-            inputs,
+            arguments.operand("inputs", inputs),
             self.uncast_kernel(),
             **self.float8_options(training),
         )

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import policies
+from tfmp import checks, policies, replicas
 
 
 @keras.saving.register_keras_serializable("tfmp")
@@ -20,7 +20,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
     A step that overflows is skipped by a loss-scaling optimizer, but the
     forward pass has put its infinity into the moving averages by then, where
     no later step gets it out.  Here such a batch changes no average, on no
-    replica.  On all other batches it is the Keras layer, bit for bit.
+    replica.  On all other batches it is the Keras layer, bit for bit, but for
+    this: replicas see different data, and in Keras each keeps averages of its
+    own, unless `synchronized=True`.  Here all keep the mean over replicas.
 
     One rule decides, for the layer and not for a channel, by what would be
     stored: a mean and the variance about it, and the channels that the next
@@ -50,6 +52,22 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, dtype=policies.get(dtype), **kwargs)
 
+    def build(self, input_shape: Any) -> None:
+        """Creates the Keras layer's variables.
+
+        Raises:
+            TypeError, ValueError: if `input_shape` is no shape, or has no
+                such axis as `axis`.
+        """
+        input_shape = checks.shape("input_shape", input_shape)
+        try:
+            super().build(input_shape)
+        except IndexError as error:
+            raise ValueError(
+                "`input_shape` must have the axis that `axis` names. "
+                f"Received: input_shape={input_shape}, axis={self.axis}"
+            ) from error
+
     def call(
         self, inputs: Any, training: bool | None = None, mask: Any = None
     ) -> Any:
@@ -57,24 +75,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if not (training and self.trainable):
             return super().call(inputs, training=training, mask=mask)
         averages = self.non_trainable_variables
-        before = [tf.convert_to_tensor(v) for v in averages]
+        before = tf.stack([tf.convert_to_tensor(v) for v in averages])
         outputs = super().call(inputs, training=training, mask=mask)
-        after = [tf.convert_to_tensor(v) for v in averages]
-        finite = _on_all_replicas(_all_finite(after))
-        for variable, old, new in zip(averages, before, after, strict=True):
-            variable.assign(tf.where(finite, new, old))
+        after = tf.stack([tf.convert_to_tensor(v) for v in averages])
+        after = replicas.mean(after)
+        finite = tf.reduce_all(keras.ops.isfinite(after))
+        values = tf.unstack(tf.where(finite, after, before))
+        for variable, value in zip(averages, values, strict=True):
+            variable.assign(value)
         return outputs
-
-
-def _all_finite(tensors: list[tf.Tensor]) -> tf.Tensor:
-    each = [tf.reduce_all(keras.ops.isfinite(t)) for t in tensors]
-    return tf.reduce_all(tf.stack(each))
-
-
-def _on_all_replicas(flag: tf.Tensor) -> tf.Tensor:
-    """Returns whether the flag is true on every replica."""
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return flag
-    against = tf.where(flag, 0.0, 1.0)
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, against) == 0.0

@@ -6,21 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmp import contractions, recipes
-
-
-def tensor(name: str, value: Any) -> tf.Tensor:
-    """Converts an argument to a tensor.
-
-    Raises:
-        TypeError: if it does not convert.
-    """
-    try:
-        return tf.convert_to_tensor(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"`{name}` must be a tensor, or convert to one. Received: {value!r}"
-        ) from error
+from tfmp import contractions, recipes, scaling
 
 
 def operand(name: str, x: Any) -> tf.Tensor:
@@ -30,7 +16,7 @@ def operand(name: str, x: Any) -> tf.Tensor:
         TypeError: if it does not convert, or has no compute dtype.
         ValueError: if its rank is unknown.
     """
-    x = tensor(name, x)
+    x = scaling.as_tensor(name, x)
     if x.dtype not in contractions.COMPUTE_DTYPES:
         allowed = ", ".join(d.name for d in contractions.COMPUTE_DTYPES)
         raise TypeError(
@@ -71,7 +57,7 @@ def amax(amax: Any) -> tf.Tensor:
     """
     if amax is None:
         return tf.zeros([3])
-    amax = tensor("amax", amax)
+    amax = scaling.as_tensor("amax", amax)
     if amax.dtype != tf.float32:
         raise TypeError(
             f"`amax` must be float32. Received: dtype {amax.dtype.name}"

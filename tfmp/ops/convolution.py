@@ -69,7 +69,8 @@ def conv(
     recipe = arguments.recipe(recipe, amax).in_one_format()
     inputs = arguments.operand("inputs", inputs)
     kernel = arguments.operand("kernel", kernel)
-    data_format = data_format or keras.config.image_data_format()
+    if data_format is None:
+        data_format = keras.config.image_data_format()
     how = (strides, padding, data_format, dilation_rate)
     shape = kernel.shape.as_list()
     convolution = geometry.convolution(inputs.shape.as_list(), shape, *how)

@@ -5,22 +5,68 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
+
+from tfmp import checks
+
+VARIABLE = keras.Variable | tf.Variable
+GRADIENT = tf.Tensor | tf.IndexedSlices | np.ndarray | None
 
 
-def checked_variables(variables: Any) -> list[Any]:
-    """Returns the variables as a list, if there are any."""
-    if not variables:
+def checked_variables(name: str, variables: Any) -> list[Any]:
+    """Returns the variables as a list, if they are some."""
+    return checks.sequence(name, variables, VARIABLE, "a list of variables")
+
+
+def checked_pairs(
+    grads: Any, variables: Any, known: list[Any]
+) -> list[tuple[Any, Any]]:
+    """Returns each gradient with its variable, if they fit.
+
+    Args:
+        grads: what `apply` was given.
+        variables: the same; None for all that are known.
+        known: what the optimizer was built with.
+    """
+    said = "a list of tensors and None"
+    grads = checks.sequence("grads", grads, GRADIENT, said)
+    variables = known if variables is None else variables
+    variables = checked_variables("trainable_variables", variables)
+    if len(grads) != len(variables):
         raise ValueError(
-            "`trainable_variables` must be given unless the optimizer is "
-            f"built. Received: {variables!r}"
+            "`grads` must have one entry for each variable. Received: "
+            f"{len(grads)} for {len(variables)} variables"
         )
-    return list(variables)
+    ids = set(map(id, known))
+    for gradient, variable in zip(grads, variables, strict=True):
+        if id(variable) not in ids:
+            raise ValueError(
+                "`trainable_variables` must be those that the optimizer was "
+                "built with; after a change of precision, call "
+                "`optimizer.rebuild(model.trainable_variables)`. Received: "
+                f"unknown variable '{variable.path}'"
+            )
+        if gradient is not None:
+            _check_fits(gradient, variable)
+    return list(zip(grads, variables, strict=True))
+
+
+def _check_fits(gradient: Any, variable: Any) -> None:
+    shape = tf.TensorShape(gradient.shape)
+    floating = tf.as_dtype(gradient.dtype).is_floating
+    if not floating or not shape.is_compatible_with(variable.shape):
+        raise ValueError(
+            "`grads` must have floating-point values of shape "
+            f"{variable.shape} for the variable '{variable.name}'. Received: "
+            f"dtype {gradient.dtype}, shape {shape}"
+        )
 
 
 def checked_inner(inner: Any) -> keras.optimizers.Optimizer:
     """Returns the optimizer, also of a name, if one can be inside."""
     if isinstance(inner, str):
-        inner = keras.optimizers.get(inner)
+        inner = _named(inner)
     if not isinstance(inner, keras.optimizers.Optimizer):
         raise TypeError(
             "`inner_optimizer` must be a Keras optimizer or its name. "
@@ -38,3 +84,13 @@ def checked_inner(inner: Any) -> keras.optimizers.Optimizer:
             f"{inner.loss_scale_factor}"
         )
     return inner
+
+
+def _named(name: str) -> Any:
+    try:
+        return keras.optimizers.get(name)
+    except ValueError as error:
+        raise ValueError(
+            "`inner_optimizer` must be a Keras optimizer or its name. "
+            f"Received: {name!r}"
+        ) from error

@@ -70,7 +70,7 @@ def _follow_compile(model: Any, given: Any, auto_scale_loss: bool) -> None:
 def install() -> None:
     """Has `compile` of all Keras models look at the layers."""
     trainer = next(c for c in keras.Model.__mro__ if "compile" in vars(c))
-    stock = trainer.compile  # type: ignore[attr-defined]
+    stock = trainer.compile
     signature = inspect.signature(stock)
 
     @functools.wraps(stock)
@@ -83,4 +83,4 @@ def install() -> None:
         stock(*bound.args, **bound.kwargs)
         _follow_compile(self, optimizer, bound.arguments["auto_scale_loss"])
 
-    trainer.compile = compile  # type: ignore[attr-defined]
+    trainer.compile = compile

@@ -1,9 +1,13 @@
-"""Working on a gradient list in a custom loop, clear of the FP8 state."""
+"""Looking at a list of gradients, and working on it clear of FP8 state."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import tensorflow as tf
+
+from tfmp import checks
 
 
 def map_gradients(
@@ -49,6 +53,10 @@ def map_gradients(
     >>> float(gradients[2][2])  # the amax of the output gradient, untouched
     100.0
     """
+    checks.instance("function", function, Callable, "a function")
+    said = "a list, one entry a variable"
+    gradients = checks.sequence("gradients", gradients, object, said)
+    variables = checks.sequence("variables", variables, object, said)
     if len(gradients) != len(variables):
         raise ValueError(
             "`gradients` and `variables` must be of one length. "
@@ -69,3 +77,27 @@ def map_gradients(
     for index, gradient in zip(real, mapped, strict=True):
         result[index] = gradient
     return result
+
+
+def fault(gradients: Sequence[Any], scale: Any) -> tf.Tensor:
+    """Returns infinity if the gradients are bad, else zero.
+
+        bad = sum(gradient**2) / scale**2 is not finite
+
+    So it is for an infinity or a NaN, and for gradients that are finite but
+    make others infinite: their norm, or the squares that Adam keeps.
+
+    Args:
+        gradients: of the scaled loss, None where there is none.
+        scale: the loss scale, float32 scalar.
+
+    Returns:
+        float32 scalar.
+
+    >>> float(fault([tf.constant([1.0, 1e20]), None], 1.0))
+    inf
+    """
+    dense = [getattr(g, "values", g) for g in gradients if g is not None]
+    squares = [tf.reduce_sum(tf.square(tf.cast(g, tf.float32))) for g in dense]
+    norm = tf.add_n(squares) / scale / scale if squares else tf.constant(0.0)
+    return tf.where(tf.math.is_finite(norm), 0.0, float("inf"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,9 +12,9 @@ import tensorflow as tf
 
 from tfmp import internals, replicas
 from tfmp.layers.state import is_amax
-from tfmp.optimizers import saved_state
+from tfmp.optimizers import arguments, saved_state
 from tfmp.optimizers.amax_history import AmaxHistory
-from tfmp.optimizers.arguments import checked_inner, checked_variables
+from tfmp.optimizers.gradients import fault
 from tfmp.optimizers.scale_rule import ScaleRule, ScaleState
 
 STATISTICS = (
@@ -33,7 +32,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
 
     Dynamic loss scaling (Micikevicius et al., arXiv 1710.03740, section 3.2):
 
-        every finite gradient:  update; after `growth_steps` such steps
+        gradients finite:       update; after `growth_steps` such steps
                                 scale = min(scale * growth_factor, max_scale)
         otherwise:              skip; from the `hysteresis`-th time on
                                 scale = max(scale * backoff_factor, min_scale)
@@ -41,8 +40,10 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
     FP8 delayed scaling (arXiv 2209.05433, section 5), for every tfmp layer
     with a recipe, all at once: the amax observed in the step goes into the
     layer's window, and the window's maximum is what the next step assumes.
-    A step with a non-finite gradient or observation changes nothing but the
-    loss scale and the counters.  The inner optimizer never sees FP8 state.
+    A step with a bad gradient or observation changes nothing but the loss
+    scale and the counters.  Gradients are bad if their norm is not finite,
+    which is what clipping by norm, or Adam's squares, would make infinite.
+    The inner optimizer never sees FP8 state.
 
     Gradient accumulation is that of the inner optimizer.  Its micro-batches
     share one entry of the window, the maximum of what they observe; one that
@@ -104,7 +105,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         hysteresis: int = 1,
         name: str | None = None,
     ) -> None:
-        inner_optimizer = checked_inner(inner_optimizer)
+        inner_optimizer = arguments.checked_inner(inner_optimizer)
         rule = ScaleRule(
             initial_scale,
             growth_steps,
@@ -126,6 +127,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
 
     def build(self, var_list: Sequence[keras.Variable]) -> None:
         """Creates the optimizer's variables for a model's trainable ones."""
+        var_list = arguments.checked_variables("var_list", var_list)
         self._amax = amax = AmaxHistory(var_list)
         for counter in COUNTERS:
             setattr(self, counter, self._add_state(counter, (), "int64"))
@@ -147,6 +149,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         if self._amax is None:
             self.build(var_list)
             return
+        var_list = arguments.checked_variables("var_list", var_list)
         old, self._amax = self._amax, AmaxHistory(var_list)
         self.amax_history = self._add_state("amax_history", self._amax.shape)
         internals.replace_variable(self, old.history, self.amax_history)
@@ -159,7 +162,8 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         if self._amax is None:
             none = dict.fromkeys(STATISTICS, 0)
             return {"loss_scale": self.initial_scale, **none}
-        counts = {name: int(getattr(self, name)) for name in STATISTICS}
+        read = tf.convert_to_tensor  # also what is mirrored
+        counts = {name: int(read(getattr(self, name))) for name in STATISTICS}
         scale = float(self.rule.in_use(self.dynamic_scale))
         return {"loss_scale": scale, **counts}
 
@@ -207,30 +211,20 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
                 the optimizer was not built with one of the variables.
         """
         if self._amax is None:
-            self.build(checked_variables(trainable_variables))
-        variables = trainable_variables or self._amax.trainable
-        if len(grads) != len(variables):
-            raise ValueError(
-                "`grads` must have one entry for each variable. Received: "
-                f"{len(grads)} for {len(variables)} variables"
-            )
-        pairs = list(zip(grads, variables, strict=True))
+            name = "trainable_variables"
+            self.build(arguments.checked_variables(name, trainable_variables))
+        known = self._amax.trainable
+        pairs = arguments.checked_pairs(grads, trainable_variables, known)
         observed = self._amax.observed([p for p in pairs if is_amax(p[1])])
+        observed = tf.reshape(observed, [-1])
         rest = [p for p in pairs if not is_amax(p[1])]
         gradients = [gradient for gradient, _ in rest]
-        verdict = self._verdict(gradients, tf.reshape(observed, [-1]))
+        bad = fault(gradients, self.rule.in_use(self.dynamic_scale))
+        # Replicas see different data: each takes the maximum of all.
+        verdict = replicas.maximum(tf.concat([observed, [bad]], axis=0))
         self.overflow_count.assign_add(tf.cast(verdict[-1] > 0, tf.int64))
         # Keras checks the first list: the verdict is on the second too.
         self._tf_apply([verdict], (gradients, [v for _, v in rest]))
-
-    def _verdict(self, gradients: list[Any], observed: tf.Tensor) -> tf.Tensor:
-        """Returns the observations, and whether a gradient is not finite.
-
-        Replicas see different data: each takes the maximum of all.  The last
-        entry is infinite if any replica has a non-finite gradient, else zero.
-        """
-        fault = tf.where(self.check_finite(gradients), 0.0, math.inf)
-        return replicas.maximum(tf.concat([observed, [fault]], axis=0))
 
     def _stateful_handle_finite_grads(
         self, grads: Any, trainable_variables: Any

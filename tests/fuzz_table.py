@@ -1,0 +1,412 @@
+"""What `fuzz.py` calls: every public name of tfmp, with good arguments.
+
+A key is a public name or a method of one, followed by a comma where a name has
+several rows.  `missing` holds the table against the modules: a new public name
+needs a row, with a good value for each argument without a default.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import house
+import keras
+import numpy as np
+import tensorflow as tf
+from fuzz_rows import (
+    COMPILES,
+    COMPUTES,
+    POLICY,
+    REPORTED,
+    TRACES,
+    defaults,
+    files,
+    fit,
+    made,
+    model,
+    optimizer,
+    report,
+    row,
+    saved,
+    scope,
+    shown,
+    traced,
+    trained,
+    written,
+    x,
+)
+from fuzz_tries import Entry, parameters
+
+import tfmp
+from tfmp import hardware, policies
+from tfmp.layers import classes
+
+EXPORTED = (getattr(tfmp, name) for name in tfmp.__all__)
+MODULES = (
+    *(tfmp, hardware, policies),
+    *(value for value in EXPORTED if isinstance(value, types.ModuleType)),
+)
+RECIPE = tfmp.recipes.DelayedScaling()
+MAP = tfmp.PrecisionMap({"head": "float32"}, "mixed_float8")
+L4 = hardware.Hardware((hardware.Device("gpu", "L4", (8, 9)),))
+H200 = tfmp.cost_model.TARGETS["h200"]
+PRODUCT = tfmp.cost_model.Product(64, 64, 64)
+
+
+def public() -> dict[str, Callable[..., Any]]:
+    """Returns every public function and class, by its shortest name."""
+    names = {
+        value: f"{module.__name__}.{name}".removeprefix("tfmp.")
+        for module in reversed(MODULES)
+        for name, value in house.public_names(module).items()
+        if callable(value) and value.__module__.startswith("tfmp")
+    }
+    return {name: value for value, name in names.items()}
+
+
+def missing(
+    table: Mapping[str, Entry], every: Mapping[str, Callable[..., Any]]
+) -> list[str]:
+    """Returns what a table lacks of `every` name and of its arguments."""
+    rows: dict[str, set[str]] = {}
+    for key, entry in table.items():
+        rows.setdefault(key.split(",")[0], set()).update(entry.good())
+    lacking = [
+        f"{name}({', '.join(sorted(lost))})"
+        for name, value in every.items()
+        if (lost := parameters(value) - rows.get(name, set()))
+    ]
+    return [*(n for n in every if n not in rows), *lacking]
+
+
+VALUES = {
+    "formats.Format": row(
+        shown(tfmp.formats.Format),
+        **{"name": "X", "dtype": "x", "exponent_bits": 4, "mantissa_bits": 3},
+    ),
+    "formats.get": row(tfmp.formats.get, dtype="E4M3"),
+    "recipes.Recipe": row(shown(tfmp.recipes.Recipe)),
+    "recipes.CurrentScaling": row(shown(tfmp.recipes.CurrentScaling)),
+    "recipes.DelayedScaling": row(shown(tfmp.recipes.DelayedScaling)),
+    "recipes.DelayedScaling.format": row(RECIPE.format, role="kernel"),
+    "recipes.DelayedScaling.is_delayed": row(RECIPE.is_delayed, role="grads"),
+    "recipes.DelayedScaling.in_float8": row(RECIPE.in_float8, product="output"),
+    "recipes.DelayedScaling.quantizes": row(RECIPE.quantizes, role="kernel"),
+    "recipes.DelayedScaling.keep_high_precision": row(
+        RECIPE.keep_high_precision, products=("output",)
+    ),
+    "recipes.DelayedScaling.from_config": row(
+        tfmp.recipes.DelayedScaling.from_config, config={"margin": 1}
+    ),
+    "recipes.get": row(tfmp.recipes.get, recipe="current"),
+    "recipes.serialize": row(tfmp.recipes.serialize, recipe=RECIPE),
+    "cost_model.Target": row(
+        tfmp.cost_model.Target,
+        **{"name": "x", "bfloat16": 1.0, "float8": 2.0, "bandwidth": 1.0},
+    ),
+    "cost_model.Product": row(shown(tfmp.cost_model.Product), m=2, k=3, n=4),
+    "cost_model.get": row(tfmp.cost_model.get, target="l4"),
+    **{
+        f"cost_model.{f.__name__}": row(f, product=PRODUCT, target=H200)
+        for f in (
+            tfmp.cost_model.bfloat16_time,
+            tfmp.cost_model.float8_time,
+            tfmp.cost_model.speedup,
+        )
+    },
+    "cost_model.unaligned": row(
+        lambda sides: tfmp.cost_model.unaligned(sides), sides=3
+    ),
+    "hardware.Device": row(shown(hardware.Device), kind="gpu"),
+    "hardware.Hardware": row(shown(hardware.Hardware)),
+    "hardware.Hardware.precisions_of": row(
+        L4.precisions_of, device=L4.devices[0]
+    ),
+    "hardware.Decision": row(
+        shown(hardware.Decision), policy="float32", reason=""
+    ),
+    "hardware.detect": row(hardware.detect),
+    "hardware.cpu_features": row(hardware.cpu_features, cpuinfo="flags : fpu"),
+    "hardware.decide": row(hardware.decide, hardware=L4),
+    "Configuration": row(
+        shown(tfmp.Configuration),
+        **{"hardware": L4, "requested": "auto", "policy": POLICY, "reason": ""},
+    ),
+    "configure": row(tfmp.configure, hardware=L4, policy="mixed_float8"),
+    "ExportedLayer": row(
+        shown(tfmp.ExportedLayer),
+        path="a",
+        type="b",
+        precision="c",
+        exported="",
+    ),
+    "ExportReport": row(
+        tfmp.ExportReport,
+        **{"path": "a", "format": "onnx", "kernels": "float", "layers": ()},
+    ),
+}
+POLICIES = {
+    "Policy": row(tfmp.Policy, name="mixed_float8"),
+    "global_policy": row(tfmp.global_policy),
+    "set_global_policy": row(tfmp.set_global_policy, policy="mixed_float8"),
+    "policy_scope": row(scope, policy="mixed_float8"),
+    "policies.get": row(policies.get, dtype="float32"),
+    "policies.recipe_of": row(policies.recipe_of, policy=POLICY),
+    "policies.policy_at": row(policies.policy_at, policy=MAP, path="head"),
+    "policies.recipe_at": row(policies.recipe_at, policy=POLICY, path="head"),
+    "policies.checked": row(policies.checked, policy="float32"),
+    "policies.set_global_policy": row(
+        policies.set_global_policy, policy="float32"
+    ),
+    "policies.policy_scope": row(
+        lambda policy: policies.policy_scope(policy).__enter__(),
+        policy="float32",
+    ),
+    "PrecisionMap": row(shown(tfmp.PrecisionMap), policies={"a": "float32"}),
+    "PrecisionMap.match": row(lambda path: MAP.match(path), path="a/b"),
+    "PrecisionMap.unmatched": row(MAP.unmatched, paths=["a/b"]),
+    "PrecisionMap.from_config": row(
+        tfmp.PrecisionMap.from_config, config=MAP.get_config()
+    ),
+    "PrecisionMap.save": made(
+        MAP.save, lambda: {"path": "a.json"}, COMPUTES, raises=(OSError,)
+    ),
+    "PrecisionMap.load": made(
+        lambda path: tfmp.PrecisionMap.load(MAP.save("a.json") or path),
+        lambda: {"path": "a.json"},
+        COMPUTES,
+        raises=(OSError,),
+    ),
+    "PrecisionMap.load, what a file holds": made(
+        lambda path: tfmp.PrecisionMap.load(written(path)),
+        lambda: {"path": {"default": "float32"}},
+        COMPUTES,
+    ),
+}
+MODELS = {
+    "Report": made(
+        report, lambda: {"model": trained()["model"], **REPORTED}, TRACES
+    ),
+    "convert": made(tfmp.convert, lambda: {"model": model()}, TRACES),
+    "revert": made(tfmp.revert, lambda: {"model": model()}, TRACES),
+    "set_precision": made(
+        tfmp.set_precision,
+        lambda: {"model": model(), "precision": {"head": "float32"}},
+        TRACES,
+    ),
+    "export": made(
+        tfmp.export,
+        lambda: {"model": trained()["model"], "path": "served"},
+        COMPILES,
+        raises=(OSError,),
+    ),
+    "callbacks.ScaleMonitor": row(tfmp.callbacks.ScaleMonitor),
+    "callbacks.ScaleMonitor, its files": made(
+        lambda log_dir=None: files(tfmp.callbacks.ScaleMonitor(log_dir)),
+        dict,
+        TRACES,
+    ),
+    "optimizers.LossScaleOptimizer": row(
+        tfmp.optimizers.LossScaleOptimizer, COMPUTES, inner_optimizer="sgd"
+    ),
+    "optimizers.LossScaleOptimizer.build": made(
+        lambda var_list: optimizer(False).build(var_list),
+        lambda: {"var_list": trained()["variables"]},
+        TRACES,
+    ),
+    "optimizers.LossScaleOptimizer.rebuild": made(
+        lambda var_list: optimizer().rebuild(var_list),
+        lambda: {"var_list": trained()["variables"]},
+        TRACES,
+    ),
+    "optimizers.LossScaleOptimizer.apply": made(
+        lambda grads, trainable_variables=None: optimizer().apply(
+            grads, trainable_variables
+        ),
+        lambda: {"grads": trained()["gradients"]},
+        TRACES,
+    ),
+    "optimizers.map_gradients": made(
+        tfmp.optimizers.map_gradients,
+        lambda: {
+            "function": list,
+            "gradients": trained()["gradients"],
+            "variables": trained()["variables"],
+        },
+        COMPUTES,
+    ),
+}
+
+W = {"kernel": x(3, 3, 16, 4), "inputs": x(2, 8, 8, 16)}
+SPECS = {
+    "conv": {
+        "inputs": tf.TensorSpec([None, 8, 8, 16]),
+        "kernel": tf.TensorSpec([3, 3, 16, 4]),
+    },
+    "einsum": {
+        "equation": "...a,ab->...b",
+        "a": tf.TensorSpec([None, 16]),
+        "b": tf.TensorSpec([16, 4]),
+    },
+    "matmul": {"a": tf.TensorSpec([None, 16]), "b": tf.TensorSpec([16, 4])},
+}
+FAULT = {
+    **{"tensor": "loss", "name": "", "layer": "", "layer_class": ""},
+    **{"shape": (), "dtype": "float32", "nans": 1, "infinities": 0},
+    **{"first": (), "before": 1.0},
+}
+SAVING = {
+    "callbacks.BackupAndRestore": row(
+        tfmp.callbacks.BackupAndRestore, backup_dir="backup"
+    ),
+    "callbacks.TerminateOnOverflow": row(tfmp.callbacks.TerminateOnOverflow),
+    "checkpoints.all_or_nothing": made(
+        lambda model: tfmp.checkpoints.all_or_nothing(model).__enter__(),
+        lambda: {"model": trained()["model"]},
+        COMPUTES,
+    ),
+    **{
+        f"checkpoints.{f.__name__}": made(
+            f, lambda: {"model": trained()["model"]}, COMPUTES
+        )
+        for f in (tfmp.checkpoints.keep_seeds, tfmp.checkpoints.variables)
+    },
+    "checkpoints.save_weights": made(
+        tfmp.checkpoints.save_weights,
+        lambda: {"model": trained()["model"], "path": "saved.weights.h5"},
+        TRACES,
+        raises=(OSError,),
+    ),
+    "checkpoints.load_weights": made(
+        tfmp.checkpoints.load_weights,
+        lambda: {"model": trained()["model"], "path": saved()},
+        TRACES,
+        raises=(OSError,),
+    ),
+    "checkpoints.read_notes": made(
+        tfmp.checkpoints.read_notes,
+        lambda: {"path": saved()},
+        TRACES,
+        raises=(OSError,),
+    ),
+    "debug.NonFinite": row(tfmp.debug.NonFinite, **FAULT),
+    "debug.NonFiniteError": row(tfmp.debug.NonFiniteError, message=""),
+    "debug.find_nonfinite": made(
+        tfmp.debug.find_nonfinite,
+        lambda: {"model": trained()["model"], "x": x()},
+        COMPILES,
+    ),
+}
+OPERATORS = {
+    "ops.amax": row(tfmp.ops.amax, COMPUTES, x=x()),
+    "ops.compute_scale": row(
+        tfmp.ops.compute_scale, COMPUTES, amax=x(3), dtype="E4M3"
+    ),
+    "ops.dequantize": row(
+        tfmp.ops.dequantize,
+        COMPUTES,
+        q=tfmp.ops.quantize(x(), 1.0, "E4M3"),
+        scale=1.0,
+    ),
+    "ops.sqnr": row(tfmp.ops.sqnr, COMPUTES, reference=x(), approximation=x()),
+    **{
+        f"ops.{f.__name__}": row(f, COMPUTES, x=x(), scale=1.0, dtype="E5M2")
+        for f in (
+            tfmp.ops.quantize,
+            tfmp.ops.max_ulp_error,
+            tfmp.ops.saturation_share,
+            tfmp.ops.underflow_share,
+        )
+    },
+    "ops.conv": row(tfmp.ops.conv, TRACES, **W),
+    "ops.einsum": row(
+        tfmp.ops.einsum, TRACES, equation="ab,bc->ac", a=x(), b=x(16, 4)
+    ),
+    "ops.matmul": row(tfmp.ops.matmul, TRACES, a=x(), b=x(16, 4)),
+    **{
+        f"ops.{name}, in a graph": row(
+            traced(getattr(tfmp.ops, name)), TRACES, **specs
+        )
+        for name, specs in SPECS.items()
+    },
+}
+REQUIRED: dict[str, tuple[dict[str, Any], int]] = {
+    "Dense": ({"units": 4}, 2),
+    "EinsumDense": ({"equation": "ab,bc->ac", "output_shape": 4}, 2),
+    "Conv1D": ({"filters": 4, "kernel_size": 2}, 3),
+    "Conv2D": ({"filters": 4, "kernel_size": 2}, 4),
+    "Conv3D": ({"filters": 4, "kernel_size": 2}, 5),
+    "MultiHeadAttention": ({"num_heads": 2, "key_dim": 4}, 3),
+    "GroupedQueryAttention": (
+        {"head_dim": 4, "num_query_heads": 4, "num_key_value_heads": 2},
+        3,
+    ),
+    "BatchNormalization": ({}, 2),
+}
+
+
+def layer_rows(name: str) -> dict[str, Entry]:
+    """Returns what is tried of a layer: arguments, shapes and inputs."""
+    ours, (required, rank) = getattr(tfmp.layers, name), REQUIRED[name]
+    stock = classes.stock_of(ours)
+    usual = {**defaults(keras.Layer), **defaults(stock), **required}
+    many = 2 if "Attention" in name else 1
+    shape = (2,) + (6,) * (rank - 2) + (16,)
+
+    def use(cls: type, inputs: Any, **given: Any) -> Any:
+        # Keras knows no policy of FP8, and what is tried is not the policy.
+        if cls is stock and given["dtype"] is POLICY:
+            given["dtype"] = "mixed_bfloat16"
+        return cls(**given)(*[inputs] * many)
+
+    def shapes(cls: type, input_shape: Any) -> None:
+        cls(**required, dtype=dtype(cls)).build(*[input_shape] * many)
+
+    def call(cls: type, inputs: Any) -> None:
+        cls(**required, dtype=dtype(cls))(*[inputs] * many)
+
+    def dtype(cls: type) -> Any:
+        return "mixed_bfloat16" if cls is stock else POLICY
+
+    def both(function: Callable[..., Any], good: Any, weight: float) -> Entry:
+        ours_, stock_ = (functools.partial(function, c) for c in (ours, stock))
+        return Entry(ours_, good, weight, stock_)
+
+    symbolic = keras.KerasTensor(shape)
+    start = {**usual, "dtype": POLICY}
+    return {
+        f"layers.{name}": both(
+            lambda cls, **given: use(cls, symbolic, **given),
+            lambda: start,
+            TRACES,
+        ),
+        f"layers.{name}.build": both(
+            shapes, lambda: {"input_shape": shape}, TRACES
+        ),
+        f"layers.{name}, called": both(
+            call, lambda: {"inputs": symbolic}, COMPILES
+        ),
+    }
+
+
+LAYERS = {k: v for name in REQUIRED for k, v in layer_rows(name).items()}
+FITS = {
+    "layers.Dense, in fit": Entry(
+        functools.partial(fit, tfmp.layers.Dense),
+        lambda: {"inputs": np.ones([4, 16]), "targets": np.ones([4, 4])},
+        COMPILES / 10,
+        functools.partial(fit, keras.layers.Dense),
+    )
+}
+TABLE = {
+    **VALUES,
+    **POLICIES,
+    **MODELS,
+    **SAVING,
+    **OPERATORS,
+    **LAYERS,
+    **FITS,
+}

@@ -1,0 +1,274 @@
+"""What a process of `replicas.py` does with its strategy."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import replicas
+import tensorflow as tf
+
+import tfmp
+from tfmp.layers.state import is_amax
+
+ROWS, WIDTH = replicas.ROWS, replicas.WIDTH
+
+
+def message(function: Callable[[], Any]) -> str:
+    """Returns the error that a function raises; empty if it raises none."""
+    try:
+        function()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def dense() -> keras.Sequential:
+    """Returns a model, each time and everywhere with the same weights."""
+    keras.utils.set_random_seed(0)
+    layers = [
+        tfmp.layers.Dense(8, "relu", dtype="mixed_float8", name="first"),
+        keras.layers.Dense(1, dtype="float32", name="second"),
+    ]
+    return keras.Sequential([keras.Input([WIDTH]), *layers])
+
+
+def local(strategy: Any, value: Any) -> list[Any]:
+    """Returns the value of each replica in this process."""
+    parts = strategy.experimental_local_results(value)
+    return [np.asarray(part) for part in parts]
+
+
+def hashes(strategy: Any, variables: list[Any]) -> dict[str, list[str]]:
+    """Returns a hash of each replica's part of each variable."""
+    return {
+        v.path: [
+            hashlib.md5(part.tobytes()).hexdigest()
+            for part in local(strategy, v.value)
+        ]
+        for v in variables
+    }
+
+
+class Trainer:
+    """A model, its optimizer and its step, in a custom loop.
+
+    `norm` is beside the model: only its averages count.
+    """
+
+    def __init__(self, strategy: Any, **options: Any) -> None:
+        self.strategy = strategy
+        with strategy.scope():
+            self.model = dense()
+            self.norm = tfmp.layers.BatchNormalization(
+                momentum=0.5, name="norm"
+            )
+            self.norm.build([None, WIDTH])
+            inner = keras.optimizers.SGD(0.01, momentum=0.9, **options)
+            self.optimizer = tfmp.optimizers.LossScaleOptimizer(
+                inner, growth_steps=3
+            )
+            self.optimizer.build(self.model.trainable_variables)
+
+    @property
+    def variables(self) -> list[Any]:
+        layers = [*self.model.variables, *self.norm.variables]
+        return [*layers, *self.optimizer.variables]
+
+    def batches(self, steps: int = len(replicas.KINDS)) -> Any:
+        x, y, poison = [each[: steps * ROWS] for each in replicas.data()]
+        dataset = tf.data.Dataset.from_tensor_slices((x, y, poison))
+        return self.strategy.experimental_distribute_dataset(
+            dataset.batch(ROWS)
+        )
+
+    def step(self, x: tf.Tensor, y: tf.Tensor, poison: tf.Tensor) -> Any:
+        variables, optimizer = self.model.trainable_variables, self.optimizer
+        with tf.GradientTape() as tape:
+            self.norm(x, training=True)
+            error = tf.cast(self.model(x, training=True), tf.float32) - y
+            loss = tf.reduce_sum(tf.square(error)) / ROWS
+            scaled = optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, variables)
+        observed = [
+            gradient
+            for gradient, variable in zip(gradients, variables, strict=True)
+            if is_amax(variable)
+        ]
+        gradients = tfmp.optimizers.map_gradients(
+            lambda real: [g + tf.reduce_sum(poison) for g in real],
+            gradients,
+            variables,
+        )
+        first = [tf.reshape(gradient, [-1]) for gradient in gradients[:2]]
+        first = tf.concat(first, axis=0) / optimizer.scale_loss(1.0)
+        optimizer.apply(gradients, variables)
+        return {"loss": loss, "observed": observed[0], "gradient": first}
+
+    def run(self, batch: Any) -> Any:
+        return self.strategy.run(self.step, args=batch)
+
+    def loss(self, batch: Any) -> tf.Tensor:
+        return self.strategy.reduce("SUM", self.run(batch)["loss"], axis=None)
+
+    def report(self) -> dict[str, Any]:
+        """Returns what the first replica holds, and hashes of all."""
+        values = {v.path: local(self.strategy, v.value) for v in self.variables}
+        return {
+            "hashes": hashes(self.strategy, self.variables),
+            "state": {path: each[0].tolist() for path, each in values.items()},
+        }
+
+
+def steps(strategy: Any) -> list[dict[str, Any]]:
+    """Every step of `replicas.data`, in a custom loop."""
+    trainer = Trainer(strategy)
+    run, seen = tf.function(trainer.run), [trainer.report()]
+    for batch in trainer.batches():
+        found = run(batch)
+        parts = {name: local(strategy, v) for name, v in found.items()}
+        mine = {name: np.stack(v).tolist() for name, v in parts.items()}
+        seen.append({**trainer.report(), "local": mine})
+    return seen
+
+
+def statistics(strategy: Any) -> str:
+    """Returns the error of reading the optimizer's numbers, if there is one."""
+    optimizer = Trainer(strategy).optimizer
+    return message(lambda: optimizer.statistics)
+
+
+def many_steps(strategy: Any) -> dict[str, Any]:
+    """Three steps in one call: what `steps_per_execution` is for."""
+    trainer = Trainer(strategy)
+
+    @tf.function
+    def run(iterator: Any) -> tf.Tensor:
+        loss = 0.0
+        for _ in tf.range(3):
+            loss = trainer.loss(next(iterator))
+        return loss
+
+    run(iter(trainer.batches()))
+    return trainer.report()
+
+
+def compiled(strategy: Any) -> dict[str, Any]:
+    """Three steps whose model and gradients XLA compiles as one program."""
+    trainer = Trainer(strategy)
+    model, optimizer = trainer.model, trainer.optimizer
+
+    @tf.function(jit_compile=True)
+    def gradients(
+        trained: Any, others: Any, x: tf.Tensor, y: tf.Tensor, scale: tf.Tensor
+    ) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(trained)
+            outputs, _ = model.stateless_call(trained, others, x, training=True)
+            error = tf.cast(outputs, tf.float32) - y
+            loss = tf.reduce_sum(tf.square(error)) / ROWS * scale
+        return tape.gradient(loss, trained)
+
+    def step(x: tf.Tensor, y: tf.Tensor, _: tf.Tensor) -> None:
+        variables = model.trainable_variables
+        trained = [tf.convert_to_tensor(v) for v in variables]
+        scale = optimizer.scale_loss(1.0)
+        optimizer.apply(gradients(trained, [], x, y, scale), variables)
+
+    run = tf.function(lambda batch: strategy.run(step, args=batch))
+    for batch in trainer.batches(3):
+        run(batch)
+    return trainer.report()
+
+
+def accumulated(strategy: Any) -> list[dict[str, Any]]:
+    """Three eager steps, two to an update of the weights."""
+    trainer = Trainer(strategy, gradient_accumulation_steps=2)
+    seen = [trainer.report()]
+    for batch in trainer.batches(3):
+        trainer.run(batch)
+        seen.append(trainer.report())
+    return seen
+
+
+class Hashes(keras.callbacks.Callback):
+    """Keeps the hashes of all variables after each step of `fit`."""
+
+    def __init__(self, strategy: Any) -> None:
+        super().__init__()
+        self.strategy, self.seen = strategy, []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        variables = [*self.model.weights, *self.model.optimizer.variables]
+        self.seen.append(hashes(self.strategy, variables))
+
+
+def fit_and_watch(
+    strategy: Any, model: Any, x: np.ndarray, y: np.ndarray, **options: Any
+) -> dict[str, Any]:
+    """Fits in batches of 16, of which XLA compiles only tfmp's operators."""
+    seen = Hashes(strategy)
+    with strategy.scope():
+        optimizer = tfmp.optimizers.LossScaleOptimizer(
+            keras.optimizers.Adam(0.01, **options), growth_steps=3
+        )
+        model.compile(optimizer, "mse", jit_compile=False)
+    model.fit(x, y, ROWS, shuffle=False, verbose=0, callbacks=[seen])
+    names = {"scale": "dynamic_scale", "skipped": "skipped_steps"}
+    found = {k: getattr(optimizer, v).numpy() for k, v in names.items()}
+    found["iterations"] = optimizer.iterations.numpy()
+    state = {name: float(value) for name, value in found.items()}
+    return {"hashes": seen.seen, **state}
+
+
+def fit(strategy: Any) -> dict[str, Any]:
+    """Good, two bad ones, two good ones, and five rows that are left over."""
+    rows = np.r_[0:16, 0:16, 0:16, 16:48, 0:5]
+    x, y, _ = [each[rows] for each in replicas.data()]
+    x[ROWS + 3, 0], x[2 * ROWS + 12, 0] = np.inf, np.nan
+    with strategy.scope():
+        model = dense()
+    found = fit_and_watch(
+        strategy, model, x, y, global_clipnorm=10.0, use_ema=True
+    )
+    x, y = x[:ROWS], y[:ROWS]
+    predicted = model.predict(x[:13], ROWS, verbose=0).astype("float32")
+    outputs = np.asarray(model(x), np.float32)
+    return {
+        **found,
+        "predicted": [predicted.tolist(), outputs[:13].tolist()],
+        "losses": [
+            float(model.evaluate(x, y, ROWS, verbose=0)),
+            float(np.mean(np.square(outputs - y))),
+        ],
+    }
+
+
+def converted(strategy: Any) -> dict[str, Any]:
+    """A converted model: good, bad in either replica, good; then a file."""
+    x = np.random.default_rng(0).normal(size=[4 * ROWS, 3, 3, 16])
+    x, y = x.astype("float32"), x.mean(axis=(1, 2, 3))[:, np.newaxis]
+    x[ROWS + 3, 0, 0, 0] = x[2 * ROWS + 12, 0, 0, 0] = np.inf
+    with strategy.scope():
+        layers = [
+            keras.layers.Conv2D(16, 3, padding="same"),
+            keras.layers.BatchNormalization(),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(1, dtype="float32"),
+        ]
+        model = keras.Sequential([keras.Input([3, 3, 16]), *layers])
+        tfmp.convert(model)
+    found = fit_and_watch(strategy, model, x, y)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "model.keras")
+        model.save(path)
+        with strategy.scope():
+            loaded = keras.models.load_model(path)
+    variables = [*loaded.weights, *loaded.optimizer.variables]
+    found["loaded"] = list(hashes(strategy, variables).values())
+    return found

@@ -1,0 +1,46 @@
+"""Keeps a model as it is, whatever a pass through it changes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from tfmp import internals, pass_internals
+from tfmp.conversion.records import flatten
+
+
+@contextlib.contextmanager
+def kept(model: keras.Model) -> Iterator[None]:
+    """Gives a model its state back, bit for bit, also after an error.
+
+    That is all its variables, those of its metrics, the state of Keras'
+    global random numbers, and the losses that its layers added.
+    """
+    layers = flatten(model).values()
+    with pass_internals.losses_kept(layers), internals.seed_kept() as seed:
+        every = [*_variables(model), *([seed] if seed is not None else [])]
+        parts = [part for v in every for part in _parts(model, v)]
+        values = [part.numpy() for part in parts]
+        try:
+            yield
+        finally:
+            for part, value in zip(parts, values, strict=True):
+                part.assign(value)
+
+
+def _variables(model: keras.Model) -> list[keras.Variable]:
+    every = [
+        *model.variables,
+        *model.metrics_variables,
+        *(v for metric in model.metrics for v in metric.variables),
+    ]
+    return list({id(v): v for v in every}.values())
+
+
+def _parts(model: keras.Model, variable: keras.Variable) -> Any:
+    """Returns a variable's copies on all replicas, which need not be alike."""
+    strategy = model.distribute_strategy
+    return strategy.experimental_local_results(variable.value)
