@@ -5,6 +5,7 @@ The benchmark's own checks are tested too: each has to find what it is for.
 
 from __future__ import annotations
 
+import extreme_data
 import inject_faults
 import numpy as np
 import pytest
@@ -110,3 +111,19 @@ def test_nan_is_not_hidden_in_inference(layer, jit):
 
     y = run(x).numpy().astype("float32")
     assert np.isnan(y[0, 2]).all() and np.isfinite(y[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "recipe", "steps"),
+    [
+        ("1e-6 and 1e6 in turn", "current", 0),
+        ("tenfold a step, then steady", "delayed, margin 4", 1),  # the first
+        ("collapses to zero for 20 steps", "delayed", 0),
+        ("1e30 once, at step 20", "delayed", 17),  # itself, and the window
+        ("1e30 once, at step 20", "delayed, most recent", 2),
+    ],
+)
+def test_extreme_data_cost_what_the_recipe_says(pattern, recipe, steps):
+    found = extreme_data.measure(extreme_data.RECIPES[recipe], pattern)
+    assert found["steps below 20 dB"] == steps
+    assert found["skipped"] == 0 and found["dB, median"] > 28

@@ -44,8 +44,9 @@ def checked_pairs(
             raise ValueError(
                 "`trainable_variables` must be those that the optimizer was "
                 "built with; after a change of precision, call "
-                "`optimizer.rebuild(model.trainable_variables)`. Received: "
-                f"unknown variable '{variable.path}'"
+                "`optimizer.rebuild(model.trainable_variables)`; for layers "
+                "that were frozen when it was built, compile with a new "
+                f"optimizer. Received: unknown variable '{_path(variable)}'"
             )
         if gradient is not None:
             _check_fits(gradient, variable)
@@ -58,9 +59,13 @@ def _check_fits(gradient: Any, variable: Any) -> None:
     if not floating or not shape.is_compatible_with(variable.shape):
         raise ValueError(
             "`grads` must have floating-point values of shape "
-            f"{variable.shape} for the variable '{variable.name}'. Received: "
+            f"{variable.shape} for the variable '{_path(variable)}'. Received: "
             f"dtype {gradient.dtype}, shape {shape}"
         )
+
+
+def _path(variable: Any) -> str:
+    return getattr(variable, "path", variable.name)
 
 
 def checked_inner(inner: Any) -> keras.optimizers.Optimizer:
