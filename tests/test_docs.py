@@ -20,7 +20,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "ARCHITECTURE.md")
+PAGES = ("README.md", "ARCHITECTURE.md", "RELIABILITY.md")
 MARKS = ("no-run", "continues")
 SECONDS = 180
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

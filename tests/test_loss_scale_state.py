@@ -216,6 +216,27 @@ def test_a_skipped_micro_batch_is_replaced_by_the_next():
     np.testing.assert_array_equal(layer.kernel.numpy(), expected.kernel.numpy())
 
 
+@pytest.mark.parametrize("parts", [1, 4])
+def test_micro_batches_of_one_compiled_step_quantize_the_kernel_once(parts):
+    layer = tfmp.layers.Dense(48, use_bias=False, dtype="mixed_float8")
+    layer.build([None, 40])
+    variables = [v.value for v in layer.trainable_variables]
+
+    @tf.function(jit_compile=True, autograph=False)
+    def step(x):
+        gradients = []
+        for part in tf.split(x, parts):
+            with tf.GradientTape() as tape:
+                y = tf.cast(layer(part, training=True), tf.float32)
+                loss = tf.reduce_sum(tf.square(y))
+            gradients.append(tape.gradient(loss, variables))
+        return gradients
+
+    x = tf.ones([16, 40])
+    program = step.experimental_get_compiler_ir(x)(stage="optimized_hlo")
+    assert program.count("= f8e4m3fn[40,48]") == 1
+
+
 # Files.
 
 
