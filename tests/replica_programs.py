@@ -209,15 +209,10 @@ class Hashes(keras.callbacks.Callback):
 
 
 def fit_and_watch(
-    strategy: Any, model: Any, x: np.ndarray, y: np.ndarray, **options: Any
+    strategy: Any, model: Any, x: np.ndarray, y: np.ndarray
 ) -> dict[str, Any]:
     """Fits in batches of 16, of which XLA compiles only tfmp's operators."""
-    seen = Hashes(strategy)
-    with strategy.scope():
-        optimizer = tfmp.optimizers.LossScaleOptimizer(
-            keras.optimizers.Adam(0.01, **options), growth_steps=3
-        )
-        model.compile(optimizer, "mse", jit_compile=False)
+    seen, optimizer = Hashes(strategy), model.optimizer
     model.fit(x, y, ROWS, shuffle=False, verbose=0, callbacks=[seen])
     names = {"scale": "dynamic_scale", "skipped": "skipped_steps"}
     found = {k: getattr(optimizer, v).numpy() for k, v in names.items()}
@@ -233,9 +228,10 @@ def fit(strategy: Any) -> dict[str, Any]:
     x[ROWS + 3, 0], x[2 * ROWS + 12, 0] = np.inf, np.nan
     with strategy.scope():
         model = dense()
-    found = fit_and_watch(
-        strategy, model, x, y, global_clipnorm=10.0, use_ema=True
-    )
+        inner = keras.optimizers.Adam(0.01, global_clipnorm=10.0, use_ema=True)
+        optimizer = tfmp.optimizers.LossScaleOptimizer(inner, growth_steps=3)
+        model.compile(optimizer, "mse", jit_compile=False)
+    found = fit_and_watch(strategy, model, x, y)
     x, y = x[:ROWS], y[:ROWS]
     predicted = model.predict(x[:13], ROWS, verbose=0).astype("float32")
     outputs = np.asarray(model(x), np.float32)
@@ -250,7 +246,10 @@ def fit(strategy: Any) -> dict[str, Any]:
 
 
 def converted(strategy: Any) -> dict[str, Any]:
-    """A converted model: good, bad in either replica, good; then a file."""
+    """A compiled model, converted outside of the scope; then its file.
+
+    Its steps: good, bad in either replica, good.
+    """
     x = np.random.default_rng(0).normal(size=[4 * ROWS, 3, 3, 16])
     x, y = x.astype("float32"), x.mean(axis=(1, 2, 3))[:, np.newaxis]
     x[ROWS + 3, 0, 0, 0] = x[2 * ROWS + 12, 0, 0, 0] = np.inf
@@ -262,7 +261,10 @@ def converted(strategy: Any) -> dict[str, Any]:
             keras.layers.Dense(1, dtype="float32"),
         ]
         model = keras.Sequential([keras.Input([3, 3, 16]), *layers])
-        tfmp.convert(model)
+        optimizer = keras.optimizers.Adam(0.01)
+        optimizer.build(model.trainable_variables)
+        model.compile(optimizer, "mse", jit_compile=False)
+    tfmp.convert(model)
     found = fit_and_watch(strategy, model, x, y)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "model.keras")

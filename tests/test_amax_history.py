@@ -190,12 +190,6 @@ def test_observations_are_ordered_by_row():
     assert history_of(make_model(())).observed([]).shape == (0, 3)
 
 
-def test_a_variable_of_another_model_is_refused():
-    stranger = amax_of(make_model())[0]
-    with pytest.raises(ValueError, match=r"unknown variable '.*amax'"):
-        history_of(make_model()).observed([(tf.ones([3]), stranger)])
-
-
 def test_a_window_without_observation_leaves_amax():
     history = history_of(make_model())
     before = values(history.variables)

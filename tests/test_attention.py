@@ -7,7 +7,6 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
-from modes import MODES
 
 import tfmp
 from tfmp.layers import swapping
@@ -15,6 +14,9 @@ from tfmp.recipes import CurrentScaling, DelayedScaling
 
 PROJECTIONS = ["query", "key", "value", "attention_output"]
 FP8_SCORES = CurrentScaling(attention=True)
+# Of the inputs to FP8 layers: one shape, which is compiled once.
+SHAPE = (4, 24, 32)
+HEADS = (4, 24, 4, 8)
 
 
 def stock(name):
@@ -184,10 +186,10 @@ def test_projections_and_nothing_else_have_state(make):
 @MAKERS
 @pytest.mark.parametrize("name", ["value", "gate", "attention_output"])
 def test_each_projection_is_near_the_keras_layer(make, name):
-    x = normal(4, 24, 32)
+    x = normal(*SHAPE)
     both = pair(make, "current", x, x, bias_initializer="normal", use_gate=True)
     both = [getattr(each, f"_{name.split('_')[-1]}_dense") for each in both]
-    inputs = normal(4, 24, 4, 8) if name == "attention_output" else x
+    inputs = normal(*HEADS) if name == "attention_output" else x
     results = []
     for layer in both:
         with tf.GradientTape() as tape:
@@ -202,7 +204,7 @@ def test_each_projection_is_near_the_keras_layer(make, name):
 
 @MAKERS
 def test_without_fp8_scores_it_is_projections_around_keras_attention(make):
-    query, value = normal(2, 6, 16), normal(2, 6, 16, seed=1)
+    query, value = normal(*SHAPE), normal(*SHAPE, seed=1)
     layer, _ = pair(make, "current", query, value, bias_initializer="normal")
 
     def projection(name, inputs):
@@ -217,7 +219,7 @@ def test_without_fp8_scores_it_is_projections_around_keras_attention(make):
         k, v = (tf.repeat(t, 4 // t.shape[2], axis=2) for t in (k, v))
         return projection("output", keras.ops.dot_product_attention(q, k, v))
 
-    upstream = normal(2, 6, 16, seed=3)
+    upstream = normal(*SHAPE, seed=3)
     results = [
         oracles.gradients(f, [query, value], upstream)
         for f in (lambda q, v: layer(q, v, training=True), expected)
@@ -260,10 +262,10 @@ def bounds(grads):
 def test_fp8_scores_and_values_have_the_noise_of_their_format(
     make, grads, mask
 ):
-    x = normal(4, 24, 32)
+    x = normal(*SHAPE)
     recipe = CurrentScaling(attention=True, grads=grads)
     layer, plain = pair(make, recipe, x, x)
-    heads = [normal(4, 24, 4, 8, seed=i) for i in range(3)]
+    heads = [normal(*HEADS, seed=i) for i in range(3)]
     results = []
     for each, dtype in ((layer, tf.bfloat16), (plain, tf.float32)):
 
@@ -271,7 +273,7 @@ def test_fp8_scores_and_values_have_the_noise_of_their_format(
             return each._compute_attention(*heads, mask, training=True)[0]
 
         cast = [tf.cast(head, dtype) for head in heads]
-        upstream = normal(4, 24, 4, 8, seed=4)
+        upstream = normal(*HEADS, seed=4)
         results.append(oracles.gradients(attend, cast, upstream))
     pairs = zip(*results, bounds(grads).items(), strict=True)
     for actual, exact, (name, bound) in pairs:
@@ -292,7 +294,7 @@ def test_fp8_scores_and_values_have_the_noise_of_their_format(
 def test_the_whole_layer_is_near_the_keras_layer(
     make, attention, use_causal_mask, floor
 ):
-    query, value = normal(4, 24, 32), normal(4, 24, 32, seed=1)
+    query, value = normal(*SHAPE), normal(*SHAPE, seed=1)
     recipe = CurrentScaling(attention=attention)
     layer, plain = pair(make, recipe, query, value, bias_initializer="normal")
     call = {"use_causal_mask": use_causal_mask}
@@ -306,47 +308,24 @@ def test_the_whole_layer_is_near_the_keras_layer(
     assert oracles.decibels(exact["output"].numpy(), actual["output"]) > 20
 
 
-def test_modes_agree():
-    x = normal(2, 6, 16), normal(2, 6, 16, seed=1)
-    layer, _ = pair(multi_head, FP8_SCORES, *x)
-    eager, graph, xla = (
-        run(lambda q, v: gradients(layer, q, v))(*x) for run in MODES.values()
-    )
-    assert oracles.same_bits(eager, graph)
-    for name in ("output", "query/kernel", "value/kernel"):
-        exact = tf.cast(eager[name], tf.float32).numpy()
-        # Where XLA keeps float32 between two operators, FP8 may round away.
-        assert oracles.decibels(exact, xla[name]) > 25, name
-
-
-def test_any_batch_and_length():
-    layer = multi_head(True, dtype=low(FP8_SCORES))
+def test_queries_and_keys_of_unknown_and_different_lengths():
+    q, v = normal(2, 3, 16), normal(2, 5, 16)
+    layer, plain = pair(multi_head, FP8_SCORES, q, v)
     inputs = [keras.Input([None, 16]) for _ in range(2)]
     model = keras.Model(inputs, layer(*inputs, use_causal_mask=True))
     assert model.output_shape == (None, None, 16)
     shape = tf.TensorSpec([None, None, 16])
     function = tf.function(lambda q, v: model([q, v]), [shape] * 2)
-    for batch, queries, keys in ((2, 6, 6), (1, 3, 5)):
-        q, v = normal(batch, queries, 16), normal(batch, keys, 16)
-        expected = layer(q, v, use_causal_mask=True)
-        exact = tf.cast(expected, tf.float32).numpy()
-        assert oracles.decibels(exact, function(q, v)) > 25
+    exact = plain(q, v, use_causal_mask=True).numpy()
+    assert oracles.decibels(exact, function(q, v)) > 20
 
 
-@pytest.mark.parametrize(
-    "make, attention, mode",
-    [
-        (multi_head, True, {"jit_compile": True}),
-        (grouped, False, {"jit_compile": False}),
-    ],
-    ids=["mha_scores_jit", "gqa_graph"],
-)
-def test_a_model_that_fit_builds_trains(make, attention, mode):
+def test_a_model_that_fit_builds_trains():
     class Block(keras.Model):
         def __init__(self):
             super().__init__()
-            dtype = low(DelayedScaling(attention=attention))
-            self.attention = make(True, dtype=dtype, dropout=0.1)
+            dtype = low(DelayedScaling(attention=True))
+            self.attention = multi_head(True, dtype=dtype, dropout=0.1)
 
         def call(self, x, training=None):
             return self.attention(x, x, training=training)
@@ -355,7 +334,7 @@ def test_a_model_that_fit_builds_trains(make, attention, mode):
     optimizer = tfmp.optimizers.LossScaleOptimizer(
         keras.optimizers.Adam(0.01), initial_scale=2.0**9
     )
-    model.compile(optimizer, "mse", **mode)
+    model.compile(optimizer, "mse", jit_compile=True)
     x = normal(32, 6, 16)
     first, *_, last = model.fit(x, x, epochs=8, verbose=0).history["loss"]
     assert last < 0.9 * first
@@ -367,7 +346,7 @@ def test_a_model_that_fit_builds_trains(make, attention, mode):
 
 def test_one_step_observes_every_projection():
     inputs = keras.Input([6, 16])
-    layer = multi_head(True, dtype="mixed_float8", use_gate=True)
+    layer = grouped(True, dtype="mixed_float8", use_gate=True)
     model = keras.Model(inputs, layer(inputs, inputs))
     model.compile("sgd", "mse", run_eagerly=True)
     x = normal(32, 6, 16)
@@ -385,54 +364,60 @@ def test_one_step_observes_every_projection():
 
 @MAKERS
 def test_masked_keys_count_for_nothing(make):
-    x = normal(2, 6, 16)
+    x = normal(*SHAPE)
     layer, _ = pair(make, FP8_SCORES, x, x)
-    mask = tf.constant([[[True] * 4 + [False] * 2] * 6] * 2)
+    mask = tf.constant([[[True] * 20 + [False] * 4] * 24] * 4)
     # The same values elsewhere, so that no scale changes.
-    moved = tf.concat([x[:, :4], x[:, :3:-1]], axis=1)
-    y = layer(x, x, attention_mask=mask)
-    assert oracles.same_bits(y, layer(x, moved, attention_mask=mask))
-    assert not oracles.same_bits(y, layer(x, moved))
+    moved = tf.concat([x[:, :20], x[:, :19:-1]], axis=1)
+    y, same, other = (
+        layer(x, value, attention_mask=given, training=True)
+        for value, given in ((x, mask), (moved, mask), (moved, None))
+    )
+    assert oracles.same_bits(y, same)
+    assert not oracles.same_bits(y, other)
 
 
 @MAKERS
 @pytest.mark.parametrize("options", [{}, {"sliding_window": 2}], ids=str)
 def test_nothing_flows_back_in_time(make, options):
-    x = normal(2, 6, 16)
+    x = normal(*SHAPE)
     layer, _ = pair(make, FP8_SCORES, x, x, **options)
-    changed = tf.concat([x[:, :5], -x[:, 5:]], axis=1)
+    changed = tf.concat([x[:, :20], -x[:, 20:]], axis=1)
     before, after, free = (
-        layer(each, each, use_causal_mask=causal)
+        layer(each, each, use_causal_mask=causal, training=True)
         for each, causal in ((x, True), (changed, True), (changed, False))
     )
-    assert oracles.same_bits(before[:, :5], after[:, :5])
-    assert not oracles.same_bits(before[:, 5:], after[:, 5:])
+    assert oracles.same_bits(before[:, :20], after[:, :20])
+    assert not oracles.same_bits(before[:, 20:], after[:, 20:])
     assert not oracles.same_bits(after, free)
 
 
 @MAKERS
 def test_a_direct_caller_may_ask_for_a_causal_mask(make):
-    x = normal(2, 6, 16)
+    x = normal(*SHAPE)
     layer, _ = pair(make, FP8_SCORES, x, x)
-    heads = [normal(2, 6, 4, 8, seed=i) for i in range(3)]
-    mask = mask_of(2, 6, 6)
+    heads = [normal(*HEADS, seed=i) for i in range(3)]
+    mask = mask_of(4, 24, 24)
     for given, causal in ((None, True), (mask, True), (mask, False)):
         y, weights = layer._compute_attention(
-            *heads, attention_mask=given, use_causal_mask=causal
+            *heads,
+            attention_mask=given,
+            use_causal_mask=causal,
+            training=True,
         )
         allowed = tf.constant(True) if given is None else given
         if causal:
-            allowed &= tf.linalg.band_part(tf.ones([6, 6], tf.bool), -1, 0)
-        allowed = tf.broadcast_to(allowed[..., None, :, :][-2:], [2, 1, 6, 6])
+            allowed &= tf.linalg.band_part(tf.ones([24, 24], tf.bool), -1, 0)
+        allowed = tf.broadcast_to(allowed[..., None, :, :], [4, 1, 24, 24])
         assert np.all((weights > 0).numpy() == allowed.numpy())
-        assert y.shape == (2, 6, 4, 8)
+        assert y.shape == HEADS
 
 
 @MAKERS
 def test_a_query_without_any_key_gives_zero(make):
-    x = normal(2, 6, 16)
+    x = normal(*SHAPE)
     layer, _ = pair(make, FP8_SCORES, x, x)
-    mask = tf.constant([[[False] * 6] + [[True] * 6] * 5] * 2)
+    mask = tf.constant([[[False] * 24] + [[True] * 24] * 23] * 4)
     results = gradients(
         layer, x, x, attention_mask=mask, return_attention_scores=True
     )
@@ -457,7 +442,7 @@ def test_fp8_scores_over_any_axes():
 
 @MAKERS
 def test_dropout_falls_where_that_of_keras_does(make):
-    x = normal(2, 6, 16)
+    x = normal(*SHAPE)
     layer, plain = pair(make, FP8_SCORES, x, x, dropout=0.5, seed=3)
     wide = make(False, dtype="mixed_bfloat16", dropout=0.5, seed=3)
     wide.build(x.shape, x.shape)
@@ -491,7 +476,7 @@ def test_fp8_scores_and_flash_attention_exclude_each_other(make):
 @MAKERS
 @pytest.mark.parametrize("built", [True, False])
 def test_a_keras_layer_becomes_ours_in_place(make, built):
-    x, cls = normal(2, 6, 16), type(make(True))
+    x, cls = normal(*SHAPE), type(make(True))
     results = []
     for ours in (True, False):
         keras.utils.set_random_seed(0)
@@ -514,7 +499,7 @@ def test_a_subclass_in_place_keeps_its_own_methods():
         def call(self, query, value, **options):
             return 0.5 * super().call(query, value, **options)
 
-    x = normal(2, 6, 16)
+    x = normal(*SHAPE)
     layer = Halved(4, 8, dtype=low("current"))
     swapping.swap(layer, tfmp.layers.MultiHeadAttention)
     whole = tfmp.layers.MultiHeadAttention(4, 8, dtype=low("current"))
@@ -522,7 +507,8 @@ def test_a_subclass_in_place_keeps_its_own_methods():
     layer.build(x.shape, x.shape)
     layer.set_weights(whole.get_weights())
     assert len([v for v in layer.variables if v.name == "amax"]) == 4
-    assert oracles.same_bits(2 * layer(x, x), whole(x, x))
+    twice = 2 * layer(x, x, training=True)
+    assert oracles.same_bits(twice, whole(x, x, training=True))
 
 
 @MAKERS
@@ -563,8 +549,6 @@ def test_keras_file_keeps_weights_and_state(make, tmp_path):
     assert type(loaded.get_layer("mine")) is type(model.get_layer("mine"))
     assert loaded.get_layer("mine").recipe == DelayedScaling(attention=True)
     assert oracles.same_bits(model.get_weights(), loaded.get_weights())
-    x = normal(2, 6, 16)
-    assert oracles.same_bits(model(x), loaded(x))
 
 
 @MAKERS

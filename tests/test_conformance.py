@@ -93,6 +93,11 @@ class Case:
         """Of an input, without the batch."""
         return *self.lengths, self.channels
 
+    @property
+    def unknown(self) -> tuple[int | None, ...]:
+        """The shape of an input of unknown lengths, without the batch."""
+        return *[None] * len(self.lengths), self.channels
+
     def data(self, seed: int = 0, batch: int = BATCH, longer: int = 0):
         """Returns normal inputs."""
         lengths = [n + longer for n in self.lengths]
@@ -463,7 +468,7 @@ def test_config_round_trip(case):
 
 
 def test_keras_file(case, pair, tmp_path):
-    model = case.model(pair.ours)
+    model = case.model(pair.ours, case.unknown)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     layer = loaded.get_layer("mine")
@@ -472,7 +477,7 @@ def test_keras_file(case, pair, tmp_path):
     assert len(states(layer)) == case.states
     for before, after in zip(model.variables, loaded.variables, strict=True):
         assert oracles.same_bits(before.value, after.value)
-    x = case.data()
+    x = case.data(batch=3, longer=1)
     results = [each(x, training=False) for each in (model, loaded)]
     assert oracles.same_bits(*results)
 
@@ -495,30 +500,20 @@ def test_weights_files_are_those_of_the_keras_layer(case, pair, tmp_path):
     assert all(np.all(v.numpy() == 0) for v in states(other))
 
 
-def test_saved_model_of_any_batch(case, pair, tmp_path):
-    model = case.model(pair.ours)
+def test_saved_model_of_any_batch_and_lengths(case, pair, tmp_path):
+    model = case.model(pair.ours, case.unknown)
+    stock = case.model(pair.stock, case.unknown)
+    assert model.output_shape == stock.output_shape
     model.export(tmp_path / "saved", verbose=False)
     served = tf.saved_model.load(tmp_path / "saved")
     specs = served.signatures["serving_default"].structured_input_signature[1]
-    assert all(spec.shape[0] is None for spec in specs.values())
-    assert len(specs) == case.inputs
-    x = case.data()
+    shapes = [spec.shape.as_list() for spec in specs.values()]
+    assert shapes == [[None, *case.unknown]] * case.inputs
+    x = case.data(batch=3, longer=1)
     assert oracles.same_bits(served.serve(x), model(x, training=False))
 
 
-def test_modes_agree(case, pair):
-    x = case.data()
-    eager, graph, xla = (
-        run(lambda *x: step(case, pair.ours, x))(*x) for run in MODES.values()
-    )
-    assert oracles.same_bits(eager, graph)
-    if case.fusible:
-        check_near(case, xla, step(case, pair.stock, x))
-    else:
-        assert oracles.same_bits(eager, xla)
-
-
-def test_one_trace_for_all_batches_of_a_shape(case, pair, products):
+def test_modes_agree_and_one_trace_serves_a_shape(case, pair, products):
     def run(*x):
         return step(case, pair.ours, x)
 
@@ -531,48 +526,19 @@ def test_one_trace_for_all_batches_of_a_shape(case, pair, products):
     traced = trace()
     assert bool(traced) == bool(case.states)
     assert trace() == traced
-    function = tf.function(run, autograph=False)
+    graph = MODES["graph"](run)
     for seed in range(3):
-        run(*case.data(seed))
-        function(*case.data(seed))
+        x = case.data(seed)
+        eager = run(*x)
+        assert oracles.same_bits(eager, graph(*x))
     assert len(products) == traced
-    assert function.experimental_get_tracing_count() == 1
+    assert graph.experimental_get_tracing_count() == 1
 
-
-def test_one_trace_under_fit(case, products):
-    calls = []
-
-    def note(x):
-        calls.append(x)
-        return x
-
-    model = case.model(case.make())
-    model = keras.Model(model.inputs, keras.layers.Lambda(note)(*model.outputs))
-    model.compile(optimizer(), square, jit_compile=False)
-    x = [np.concatenate([each] * 3) for each in case.data()]
-
-    def fit(epochs):
-        model.fit(x, x[0], BATCH, epochs, shuffle=False, verbose=0)
-        return len(calls), len(products)
-
-    assert fit(1) == fit(2)
-
-
-def test_unknown_batch_and_lengths(case, pair):
-    unknown = [None] * len(case.lengths) + [case.channels]
-    model = case.model(pair.ours, unknown)
-    stock = case.model(pair.stock, unknown)
-    assert model.output_shape == stock.output_shape
-    function = tf.function(
-        lambda *x: model(list(x), training=True),
-        [tf.TensorSpec([None, *unknown])] * case.inputs,
-        autograph=False,
-    )
-    for batch, longer in ((BATCH, 0), (3, 1)):
-        x = case.data(batch=batch, longer=longer)
-        exact = pair.ours(*x, training=True, **case.call)
-        assert oracles.same_bits(function(*x), exact)
-    assert function.experimental_get_tracing_count() == 1
+    xla = MODES["xla"](run)(*x)
+    if case.fusible:
+        check_near(case, xla, step(case, pair.stock, x))
+    else:
+        assert oracles.same_bits(eager, xla)
 
 
 def test_known_lengths_stay_known(case, pair):
@@ -581,9 +547,9 @@ def test_known_lengths_stay_known(case, pair):
     def run(layer):
         return lambda *x: layer(*x, training=True, **case.call)
 
-    unknown = [None] * (1 + len(case.lengths)) + [case.channels]
+    spec = tf.TensorSpec([None, *case.unknown])
     function = tf.function(run(pair.ours), autograph=False)
-    function.get_concrete_function(*[tf.TensorSpec(unknown)] * case.inputs)
+    function.get_concrete_function(*[spec] * case.inputs)
     known, expected = (
         tf.function(run(layer), autograph=False)
         .get_concrete_function(*case.data(batch=9))
@@ -630,7 +596,7 @@ def test_masks_pass_as_with_the_keras_layer(case):
     assert near(y.numpy()[seen], low_y.numpy()[seen]) > ONE_PRODUCT
 
 
-def test_inside_time_distributed(case):
+def test_fit_inside_time_distributed_traces_once(case, products):
     layer = case.make()
     if case.inputs > 1:  # It takes one.
         x = keras.Input(case.shape)
@@ -639,11 +605,24 @@ def test_inside_time_distributed(case):
         inner = layer
     inputs = keras.Input([2, *case.shape])
     outputs = keras.layers.TimeDistributed(inner, dtype="mixed_bfloat16")
-    model = keras.Model(inputs, outputs(inputs))
+    calls = []
+
+    def note(x):
+        calls.append(x)
+        return x
+
+    noted = keras.layers.Lambda(note)(outputs(inputs))
+    model = keras.Model(inputs, noted)
     model.compile(optimizer(), square, jit_compile=False)
     before = [v.numpy() for v in layer.variables]
-    x = tf.stack([case.data(seed)[0] for seed in range(2)], axis=1)
-    assert np.isfinite(model.train_on_batch(x, x))
+    x = np.stack([case.data(i, batch=3 * BATCH)[0] for i in range(2)], axis=1)
+
+    def fit(epochs):
+        done = model.fit(x, x, BATCH, epochs, shuffle=False, verbose=0)
+        assert np.all(np.isfinite(done.history["loss"]))
+        return len(calls), len(products)
+
+    assert fit(1) == fit(2)
     for variable, old in zip(layer.variables, before, strict=True):
         assert np.all(np.isfinite(variable.numpy())), variable.path
         assert np.any(variable.numpy() != old), variable.path

@@ -43,8 +43,10 @@ def step(x, w, amax, recipe=None):
 # One result, however it is run.
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("recipe", ["delayed", "current"])
+@pytest.mark.parametrize(
+    ("dtype", "recipe"),
+    [("float32", "delayed"), ("bfloat16", "current"), ("float16", "delayed")],
+)
 def test_same_bits_in_each_mode(dtype, recipe):
     tensors = normal(0, 5, 7, dtype=dtype), normal(1, 7, 3), AMAX
     function = functools.partial(step, recipe=recipe)
@@ -55,9 +57,8 @@ def test_same_bits_in_each_mode(dtype, recipe):
 
 
 RUNS = [  # dtype, batch, whether XLA compiles the function around
-    ("float32", 1, False),
-    ("float32", 6, True),
-    ("bfloat16", 6, False),
+    ("float32", 6, False),
+    ("bfloat16", 1, False),
     ("float16", 6, True),
 ]
 SAVED = f"""
@@ -268,26 +269,30 @@ def power(x, w):
     return functools.reduce(tf.matmul, [w] * STEPS, x)
 
 
+INSIDE = [
+    (looped, power),
+    (mapped, lambda x, w: tf.matmul(x, w)[:, tf.newaxis]),
+    (chosen, tf.matmul),
+    (recomputed, tf.matmul),
+]
+
+
 @each_mode
-@pytest.mark.parametrize(
-    ("function", "reference"),
-    [
-        (looped, power),
-        (mapped, lambda x, w: tf.matmul(x, w)[:, tf.newaxis]),
-        (chosen, tf.matmul),
-        (recomputed, tf.matmul),
-    ],
-)
-def test_inside_of(run, function, reference):
+def test_inside_of(run):
     """On whole numbers, and a kernel that permutes them: exact."""
     x, w = integers(0, 5, 4), np.eye(4, dtype="float32")[[2, 0, 3, 1]]
-    upstream = integers(1, *reference(x, w).shape)
-    expected = oracles.gradients(reference, (x, w), upstream)
-    actual = run(lambda x, w: oracles.gradients(function, (x, w), upstream))(
-        x, w
-    )
-    for one, other in zip(actual, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
+    upstreams = [integers(1, *f(x, w).shape) for _, f in INSIDE]
+
+    def results(functions, x, w):
+        pairs = zip(functions, upstreams, strict=True)
+        return [oracles.gradients(f, (x, w), u) for f, u in pairs]
+
+    functions, references = zip(*INSIDE, strict=True)
+    expected = results(references, x, w)
+    actual = run(functools.partial(results, functions))(x, w)
+    for function, found, exact in zip(functions, actual, expected, strict=True):
+        for one, other in zip(found, exact, strict=True):
+            np.testing.assert_array_equal(one, other, function.__name__)
 
 
 @each_mode

@@ -276,28 +276,6 @@ def test_training(trained):
     assert np.all(second.amax.numpy() > 0) and np.all(third.amax.numpy() > 0)
 
 
-def test_keras_file(trained, tmp_path):
-    model, x, _ = trained
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert oracles.same_bits(
-        loaded(x, training=False), model(x, training=False)
-    )
-    assert oracles.same_bits(
-        [v.value for v in loaded.variables], [v.value for v in model.variables]
-    )
-
-
-def test_saved_model(trained, tmp_path):
-    """Of unknown batch and lengths."""
-    model, x, _ = trained
-    model.export(tmp_path / "model", verbose=False)
-    loaded = tf.saved_model.load(tmp_path / "model")
-    for given in (x, x[:3, :5, :6]):
-        expected = model(given, training=False)
-        np.testing.assert_allclose(loaded.serve(given), expected, rtol=1e-6)
-
-
 def test_float8_is_near_bfloat16(trained):
     model, x, _ = trained
     stock = model_of("mixed_bfloat16")

@@ -14,6 +14,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import app, flags
+from absl.testing import flagsaver
 
 import tfmp
 
@@ -143,19 +145,37 @@ def test_it_draws_a_picture(folder, results):
         assert 0.01 < np.mean(half < 255) < 0.5
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (["--policies=float32,float8"], "--policies=.*different names out of"),
-        (["--data_dir=here"], "`data_dir` must be None unless .*'here'"),
-        (["--batch_size=10001"], "`batch_size` must be from 1 to 10000.*10001"),
-    ],
-)
-def test_a_wrong_flag_is_told(tmp_path, given, said):
-    failed = run_example(tmp_path, *given)
+def test_a_wrong_flag_ends_it(tmp_path):
+    failed = run_example(tmp_path, "--data_dir=here")
     assert failed.returncode == 1
+    said = "`data_dir` must be None unless .*'here'"
     assert re.search(said, failed.stderr + failed.stdout)
     assert "Traceback" not in failed.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def parse():
+    """Returns a function that sets the example's flags, until the test ends."""
+    before = set(flags.FLAGS)
+    example.define_flags()
+    with flagsaver.flagsaver():
+        yield lambda *given: flags.FLAGS(["fashion_mnist", *given])
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+
+
+def test_a_wrong_policy_is_told(parse):
+    said = "--policies=.*different names out of"
+    with pytest.raises(flags.IllegalFlagValueError, match=said):
+        parse("--policies=float32,float8")
+
+
+def test_a_wrong_batch_size_is_told(parse, tmp_path):
+    parse("--batch_size=10001", f"--output={tmp_path / 'made'}")
+    said = "`batch_size` must be from 1 to 10000.*10001"
+    with pytest.raises(app.UsageError, match=said):
+        example.main(["fashion_mnist"])
     assert not list(tmp_path.iterdir())
 
 

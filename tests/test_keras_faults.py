@@ -350,6 +350,46 @@ def test_fault_14_a_conversion_to_float16_scales_the_loss_too():
     assert int(model.optimizer.iterations) + skipped == 4
 
 
+def test_fault_14_a_conversion_scales_no_loss_that_must_not_be():
+    model = float16_model(tfmp.Policy("float32"), auto_scale_loss=False)
+    tfmp.set_precision(model, {"dense.*": "mixed_float16"})
+    assert type(model.optimizer) is keras.optimizers.SGD
+
+
+class Pair(keras.Model):
+    """A model with a `compile` of its own, as of two optimizers."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(1)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def compile(self, first, second):
+        super().compile(first, "mse", jit_compile=False)
+        self.second = second
+
+
+def test_fault_14_a_model_with_a_compile_of_its_own():
+    model = Pair()
+    model.build([None, 16])
+    model.compile("sgd", "adam")
+    tfmp.set_precision(model, {".*": "mixed_float16"})
+    assert type(model.optimizer) is tfmp.optimizers.LossScaleOptimizer
+    model.fit(*data(), verbose=0)
+    assert model.second == "adam"
+
+
+def test_fault_12_a_scale_above_all_bounds_is_brought_back_by_convert():
+    model = float16_model(keras.DTypePolicy("mixed_bfloat16"))
+    model.compile(keras.optimizers.LossScaleOptimizer(model.optimizer), "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.dynamic_scale.assign(np.inf)
+    tfmp.convert(model)
+    assert model.optimizer.statistics["loss_scale"] == 2.0**24
+
+
 def test_fault_14_other_models_are_left_alone():
     for policy in (tfmp.Policy("mixed_bfloat16"), keras.DTypePolicy("float16")):
         assert type(float16_model(policy).optimizer) is keras.optimizers.SGD

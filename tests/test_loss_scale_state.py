@@ -305,3 +305,54 @@ def test_state_of_another_optimizer_is_skipped_with_a_word():
     optimizer = trained(LossScaleOptimizer(adam(), 16.0)).optimizer
     with pytest.warns(UserWarning, match="Skipping variable loading"):
         optimizer.load_own_variables({"0": np.ones([])})
+
+
+def test_a_history_that_is_not_finite_is_not_loaded():
+    optimizer = trained(LossScaleOptimizer(adam(), 16.0)).optimizer
+    store = {str(i): v.numpy() for i, v in enumerate(optimizer.variables)}
+    place = [v is optimizer.amax_history for v in optimizer.variables]
+    key = str(place.index(True))
+    saved = store[key].copy()
+    store[key] = saved.copy()
+    store[key][0, 0, 1], store[key][1, 0, 0] = NAN, INF
+    optimizer.load_own_variables(store)
+    history = optimizer.amax_history.numpy()
+    assert history[0, 0, 1] == history[1, 0, 0] == 0
+    assert (history != saved).sum() == 2
+
+
+def test_building_again_changes_nothing():
+    model = trained(LossScaleOptimizer(adam(), 16.0))
+    optimizer = model.optimizer
+    before = [(v.path, v.numpy()) for v in optimizer.variables]
+    optimizer.build(model.trainable_variables)
+    after = [(v.path, v.numpy()) for v in optimizer.variables]
+    np.testing.assert_equal(before, after)
+
+
+def test_rebuild_takes_no_variables_of_another_model():
+    model, other = (trained(LossScaleOptimizer(adam())) for _ in range(2))
+    with pytest.raises(ValueError, match=r"`var_list`.*unknown variable"):
+        model.optimizer.rebuild(other.trainable_variables)
+    model.fit(batch(), batch()[:, :4], 16, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("growth_steps", 2**70),
+        ("growth_factor", 1 + 1e-9),
+        ("backoff_factor", 1 - 1e-9),
+    ],
+)
+def test_settings_that_float32_or_int32_would_lose(name, value):
+    with pytest.raises(ValueError, match=rf"`{name}` must be"):
+        LossScaleOptimizer("sgd", **{name: value})
+
+
+def test_parts_that_accumulate_for_themselves_are_refused():
+    parts = optimizers.OptimizerMap(
+        optimizers.SGD(gradient_accumulation_steps=2)
+    )
+    with pytest.raises(ValueError, match=r"`inner_optimizer`.*=2\)"):
+        LossScaleOptimizer(optimizers.MultiOptimizer(parts))

@@ -22,7 +22,7 @@ H200 = Hardware((Device("gpu", "NVIDIA H200", (9, 0)), Device("cpu")))
 
 
 @functools.cache
-def images(samples=512):
+def images(samples=256):
     """Returns real images, from 0 to 1, and their classes."""
     (x, y), _ = fashion_mnist_data.load(full=False)
     return (x[:samples] / 255).astype("float32"), y[:samples]
@@ -45,16 +45,22 @@ class TwoConvolutions(keras.Model):
         return self.logits(self.dense(self.flatten(x)))
 
 
-def train(model):
+def train(model, samples=256, epochs=6, **options):
+    """Returns the accuracy on images of half the size."""
     x, y = images()
     model.compile(
         optimizer=keras.optimizers.Adam(0.003),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
+        **options,
     )
-    history = model.fit(x[..., None], y, 32, epochs=3, verbose=0)
-    assert history.history["accuracy"][-1] > 0.6
-    return history.history
+    x = x[:samples, ::2, ::2, None]
+    history = model.fit(x, y[:samples], 32, epochs, verbose=0)
+    return history.history["accuracy"][-1]
+
+
+def one_step(model):
+    train(model, samples=32, epochs=1, run_eagerly=True)
 
 
 def precisions(model):
@@ -66,7 +72,7 @@ def test_configure_alone_warns_once_and_names_the_line():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = TwoConvolutions()
-        train(model)
+        one_step(model)
     texts = [str(w.message) for w in caught if "tfmp" in str(w.message)]
     assert len(texts) == 1
     assert "tfmp.convert(model)" in texts[0] and "convert=True" in texts[0]
@@ -78,7 +84,7 @@ def test_with_convert_everything_that_can_is_in_fp8():
     with tfmp.policy_scope("mixed_float8", convert="all"):
         model = TwoConvolutions()
     with tfmp.policy_scope("mixed_float8", convert="all"):
-        train(model)
+        assert train(model) > 0.6
     assert type(model.optimizer) is keras.optimizers.Adam
     assert precisions(model) == ["bfloat16", "float8", "float8", "float8"]
     assert all((v.numpy() > 0).all() for v in model.variables if is_amax(v))
@@ -88,7 +94,7 @@ def test_where_nothing_pays_it_says_so():
     tfmp.configure(hardware=H200, convert=True)
     with pytest.warns(UserWarning, match="stays in bfloat16") as caught:
         model = TwoConvolutions()
-        train(model)
+        one_step(model)
     assert len([w for w in caught if "tfmp" in str(w.message)]) == 1
     assert set(precisions(model)) == {"bfloat16"}
 
@@ -197,14 +203,12 @@ def test_bad_convert_changes_nothing(convert):
 def test_a_model_of_the_scope_is_saved_and_loads_without_it(tmp_path):
     with tfmp.policy_scope("mixed_float8", convert="all"):
         model = keras.Sequential([keras.Input([6, 16]), models.Block(16)])
-        model.compile("adam", "mse")
+        model.compile("adam", "mse", run_eagerly=True)
         x, y = models.data()
         model.fit(x, y, verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(
-        model.predict(x, verbose=0), loaded.predict(x, verbose=0)
-    )
+    np.testing.assert_array_equal(model(x), loaded(x))
     assert precisions(loaded) == precisions(model)
     assert precisions(model).count("float8") == 6
 
@@ -218,7 +222,7 @@ def test_mixed_float16_with_a_plot(tmp_path):
     x, y = images()
     model = keras.Sequential(
         [
-            keras.layers.Dense(64, activation="relu"),
+            keras.layers.Dense(32, activation="relu"),
             keras.layers.Dense(10),
             keras.layers.Activation("softmax", dtype="float32"),
         ]
@@ -262,9 +266,9 @@ def test_a_custom_loop_in_mixed_bfloat16():
         return loss
 
     losses = []
-    for _ in range(5):
+    for _ in range(8):
         for batch, labels in (
-            tf.data.Dataset.from_tensor_slices((x, y)).shuffle(512).batch(32)
+            tf.data.Dataset.from_tensor_slices((x, y)).shuffle(256).batch(32)
         ):
             losses.append(float(step(batch, labels)))
     assert np.mean(losses[-8:]) < 0.4 * losses[0]

@@ -52,6 +52,27 @@ def test_constraints_hold_and_the_scale_follows_them(jit):
     assert newest == np.abs(kernel).max()
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"clipnorm": 0.1},
+        {"clipvalue": 0.01, "weight_decay": 0.1},
+        {"global_clipnorm": 0.1, "use_ema": True, "ema_momentum": 0.5},
+    ],
+    ids=lambda settings: "-".join(settings),
+)
+def test_clipping_and_decay_leave_the_scales_alone(settings):
+    seen, losses = [], []
+    for each in ({}, settings):
+        model = model_of(dense(), dense(1), inner=optimizers.Adam(0.0, **each))
+        fit(model)
+        seen.append(model.optimizer.amax_history.numpy())
+        model.optimizer.learning_rate = 0.02
+        losses.append(fit(model, 4))
+    np.testing.assert_array_equal(*seen)
+    assert losses[1][-1] < losses[1][0]
+
+
 def test_a_skipped_step_does_not_advance_the_schedule():
     rate = optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
     model = model_of(dense(1), inner=optimizers.SGD(rate))

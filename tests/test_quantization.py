@@ -16,9 +16,16 @@ from tfmp import formats, ops, quantization
 each_float8 = pytest.mark.parametrize(
     "target", formats.FLOAT8, ids=lambda f: f.name
 )
-each_float = pytest.mark.parametrize(
-    "dtype", ["float32", "bfloat16", "float16"]
-)
+FLOATS = ("float32", "bfloat16", "float16")
+each_float = pytest.mark.parametrize("dtype", FLOATS)
+# Half of all combinations, in which every pair of values occurs.
+LATIN = [
+    pytest.param(MODES[mode], target, dtype, id=f"{dtype}-{target.name}-{mode}")
+    for i, mode in enumerate(MODES)
+    for j, dtype in enumerate(FLOATS)
+    for target in [formats.FLOAT8[(i + j) % 2]]
+]
+each_pair = pytest.mark.parametrize(("run", "target", "dtype"), LATIN)
 # Beyond 2**100 a subnormal bfloat16 could matter, which the CPU takes for 0.
 SCALES = (1.0, 2.0**-7, 2.0**9, 2.0**100, 2.0**-126, 3.0, 0.1, 1 / 3, 1234.5)
 
@@ -74,9 +81,7 @@ def test_bit_equality_can_fail():
         assert_bit_equal(plus, np.float64([0.0]))
 
 
-@each_mode
-@each_float8
-@each_float
+@each_pair
 def test_quantize_every_input(run, target, dtype):
     x = every_input(dtype)
     function = run(lambda x, s: ops.quantize(x, s, target))
@@ -87,11 +92,11 @@ def test_quantize_every_input(run, target, dtype):
 
 @each_mode
 @each_float8
-@pytest.mark.parametrize("scale", [1.0, 2.0**-7, 2.0**9, 0.1, 1 / 3])
-def test_quantize_by_a_constant(run, target, scale):
-    x = every_input("bfloat16")
-    q = run(lambda x: ops.quantize(x, scale, target))(tf.constant(x)).numpy()
-    assert_bit_equal(q, reference(x, scale, target))
+def test_quantize_by_a_constant(run, target):
+    x, scales = every_input("bfloat16"), (1.0, 2.0**-7, 2.0**9, 0.1, 1 / 3)
+    function = run(lambda x: [ops.quantize(x, s, target) for s in scales])
+    for scale, q in zip(scales, function(tf.constant(x)), strict=True):
+        assert_bit_equal(q.numpy(), reference(x, scale, target))
 
 
 def around_ties(target):
@@ -118,17 +123,17 @@ def around_ties(target):
 
 @each_mode
 @each_float8
-@pytest.mark.parametrize("scale", [1.0, 2.0**-20, 2.0**40])
-def test_quantize_rounds_to_nearest_even_and_saturates(run, target, scale):
+def test_quantize_rounds_to_nearest_even_and_saturates(run, target):
     x, codes = around_ties(target)
     expected = codes.view(target.dtype)
     assert_bit_equal(reference(x, 1.0, target), expected)
-    with np.errstate(over="ignore"):
-        x = x / np.float32(scale)
-    fits = np.isfinite(x) | np.isinf(around_ties(target)[0])
     function = run(lambda x, s: ops.quantize(x, s, target))
-    q = function(tf.constant(x[fits]), tf.constant(scale)).numpy()
-    assert_bit_equal(q, expected[fits])
+    for scale in (1.0, 2.0**-20, 2.0**40):
+        with np.errstate(over="ignore"):
+            scaled = x / np.float32(scale)
+        fits = np.isfinite(scaled) | np.isinf(x)
+        q = function(tf.constant(scaled), tf.constant(scale)).numpy()
+        assert_bit_equal(q[fits], expected[fits])
 
 
 @st.composite
@@ -169,9 +174,7 @@ def test_subnormal_inputs_are_kept_or_zero(run, target):
     assert np.all((q == kept) | (q == bits(np.signbit(x) * np.uint8(0x80))))
 
 
-@each_mode
-@each_float8
-@each_float
+@each_pair
 def test_quantize_with_a_scale_for_each_row(run, target, dtype):
     x = np.random.default_rng(0).normal(size=(3, 50)).astype(dtype)
     scale = np.float32([[1.0], [2.0**10], [0.3]])
@@ -183,9 +186,7 @@ def test_quantize_with_a_scale_for_each_row(run, target, dtype):
     assert_bit_equal(y, (q.astype(np.float32) / scale).astype(dtype))
 
 
-@each_mode
-@each_float8
-@each_float
+@each_pair
 def test_dequantize_every_code(run, target, dtype):
     codes = codes_of(target)
     function = run(lambda q, s: ops.dequantize(q, s, dtype))
@@ -196,22 +197,24 @@ def test_dequantize_every_code(run, target, dtype):
             assert_bit_equal(y, exact.astype(dtype))
 
 
-@each_mode
-@each_float8
-@each_float
-@pytest.mark.parametrize("scale", [1.0, 2.0**4])
-def test_codes_to_values_and_back(run, target, dtype, scale):
+@each_pair
+def test_codes_to_values_and_back(run, target, dtype):
+    scales = 1.0, 2.0**4
+
     def there_and_back(q):
-        y = ops.dequantize(q, scale, dtype)
-        return y, ops.quantize(y, scale, target)
+        values = [ops.dequantize(q, scale, dtype) for scale in scales]
+        pairs = zip(values, scales, strict=True)
+        return values, [ops.quantize(y, scale, target) for y, scale in pairs]
 
     codes = codes_of(target)
-    y, q = run(there_and_back)(tf.constant(codes))
-    assert (y.dtype, q.dtype) == (dtype, target.dtype)
-    assert_bit_equal(q, reference(codes, 1.0, target))
+    results = run(there_and_back)(tf.constant(codes))
     finite = np.isfinite(codes.astype(np.float64))
-    exact = codes.astype(np.float64)[finite] / scale
-    np.testing.assert_array_equal(y.numpy().astype(np.float64)[finite], exact)
+    for y, q, scale in zip(*results, scales, strict=True):
+        assert (y.dtype, q.dtype) == (dtype, target.dtype)
+        assert_bit_equal(q, reference(codes, 1.0, target))
+        exact = codes.astype(np.float64)[finite] / scale
+        found = y.numpy().astype(np.float64)[finite]
+        np.testing.assert_array_equal(found, exact)
 
 
 @each_mode
@@ -219,9 +222,9 @@ def test_codes_to_values_and_back(run, target, dtype, scale):
 def test_dequantize_by_a_constant(run, target):
     """A graph may multiply by the inverse: one more rounding, if it rounds."""
     codes = codes_of(target)[np.isfinite(codes_of(target).astype(np.float32))]
-    for scale in (2.0**-4, 2.0**12, 3.0, 0.1):
-        function = run(lambda q, s=scale: ops.dequantize(q, s))
-        y = function(tf.constant(codes)).numpy()
+    scales = 2.0**-4, 2.0**12, 3.0, 0.1
+    function = run(lambda q: [ops.dequantize(q, s) for s in scales])
+    for scale, y in zip(scales, function(tf.constant(codes)), strict=True):
         exact = codes.astype(np.float64) / np.float32(scale)
         is_power = math.frexp(scale)[0] == 0.5
         relative = 0 if is_power else formats.FLOAT32.epsilon
@@ -321,9 +324,9 @@ def test_sqnr_comparison_can_fail():
 
 
 @each_mode
-@pytest.mark.parametrize(
-    ("x", "y", "expected"),
-    [
+def test_sqnr_of_edge_cases(run):
+    function, eps = run(ops.sqnr), formats.FLOAT32.epsilon
+    for x, y, expected in (
         ([1.0, 2.0], [1.0, 2.0], np.inf),
         ([0.0, -0.0], [0.0, 0.0], np.inf),
         ([], [], np.inf),
@@ -336,14 +339,12 @@ def test_sqnr_comparison_can_fail():
         ([np.nan, 2.0], [1.0, 2.0], np.nan),
         ([np.nan, 2.0], [np.nan, 2.0], np.nan),
         ([np.inf, 2.0], [np.inf, 2.0], np.nan),
-    ],
-    ids=str,
-)
-def test_sqnr_of_edge_cases(run, x, y, expected):
-    result = run(ops.sqnr)(tf.constant(x, tf.float32), tf.constant(y))
-    eps = formats.FLOAT32.epsilon
-    # 1e30 and 1e-30 are not float32 numbers, but their ratios are exact.
-    np.testing.assert_allclose(result, expected, rtol=2 * eps, atol=1e-12)
+    ):
+        result = function(tf.constant(x, tf.float32), tf.constant(y))
+        # 1e30 and 1e-30 are not float32 numbers, but their ratios are exact.
+        np.testing.assert_allclose(
+            result, expected, rtol=2 * eps, atol=1e-12, err_msg=f"{x}, {y}"
+        )
 
 
 def expected_sqnr(target, scale):
@@ -371,12 +372,10 @@ def sampling_error(x, y):
     return 5 * 10 / math.log(10) * sum(shares)
 
 
-@each_mode
-@each_float
-@pytest.mark.parametrize(("name", "known"), [("E4M3", 31.5), ("E5M2", 25.5)])
-def test_sqnr_of_a_normal_distribution(run, dtype, name, known):
+@each_pair
+def test_sqnr_of_a_normal_distribution(run, target, dtype):
     """Half a dB is a twelfth of what one bit of mantissa is worth."""
-    target, scale = formats.get(name), 2.0**5
+    known, scale = {"E4M3": 31.5, "E5M2": 25.5}[target.name], 2.0**5
     x = np.random.default_rng(0).normal(size=2**18)
     x = x.astype(np.float32).astype(dtype)
 
@@ -407,9 +406,7 @@ def assert_share(result, part, whole):
     assert abs(float(result) - exact) <= formats.FLOAT32.epsilon * exact
 
 
-@each_mode
-@each_float8
-@each_float
+@each_pair
 def test_shares(run, target, dtype):
     x = every_input(dtype)
     functions = [
@@ -431,32 +428,29 @@ def test_shares(run, target, dtype):
 
 @each_mode
 @each_float8
-@pytest.mark.parametrize(
-    ("values", "underflow", "saturation"),
-    [
-        ([], 0.0, 0.0),
-        ([0.0, -0.0], 0.0, 0.0),
-        ([1.0, -2.0], 0.0, 0.0),
-        ([1e-9, -1e-9, 0.0], 1.0, 0.0),
-        ([1e9, -1e9], 0.0, 1.0),
-        ([np.inf, -np.inf, 1.0, 2.0], 0.0, 0.5),
-        ([np.nan, 1e-9, 1.0, 1e9], 0.25, 0.25),
-        ([np.nan], 0.0, 0.0),
-        ([[1e-9, 1.0], [1e9, 0.0]], 1 / 3, 0.25),
-    ],
-    ids=str,
-)
-def test_shares_of_edge_cases(run, target, values, underflow, saturation):
-    x = tf.constant(values, tf.float32)
-    results = run(
+def test_shares_of_edge_cases(run, target):
+    function = run(
         lambda x: (
             ops.underflow_share(x, 1.0, target),
             ops.saturation_share(x, 1.0, target),
         )
-    )(x)
-    for result, expected in zip(results, (underflow, saturation), strict=True):
-        assert (result.dtype, result.shape) == (tf.float32, ())
-        assert abs(result.numpy() - expected) <= formats.FLOAT32.epsilon / 2
+    )
+    for values, *expected in (
+        ([], 0.0, 0.0),
+        ([0.0, -0.0], 0.0, 0.0),
+        ([1.0, -2.0], 0.0, 0.0),
+        ([1e-9, -1e-9, 0.0, 0.0], 1.0, 0.0),
+        ([1e9, -1e9], 0.0, 1.0),
+        ([np.inf, -np.inf, 1.0, 2.0], 0.0, 0.5),
+        ([np.nan, 1e-9, 1.0, 1e9], 0.25, 0.25),
+        ([np.nan, np.nan], 0.0, 0.0),
+        ([[1e-9, 1.0], [1e9, 0.0]], 1 / 3, 0.25),
+    ):
+        x = tf.constant(values, tf.float32)
+        for result, share in zip(function(x), expected, strict=True):
+            assert (result.dtype, result.shape) == (tf.float32, ())
+            error = abs(result.numpy() - share)
+            assert error <= formats.FLOAT32.epsilon / 2, values
 
 
 @each_mode
@@ -501,9 +495,7 @@ def ulp_reference(x, scale, target):
     return np.max(np.abs(value - scaled) / np.ldexp(target.epsilon, exponent))
 
 
-@each_mode
-@each_float8
-@each_float
+@each_pair
 def test_max_ulp_error(run, target, dtype):
     generator = np.random.default_rng(0)
     function = run(lambda x, s: ops.max_ulp_error(x, s, target))
@@ -541,7 +533,8 @@ def test_max_ulp_error_of_any_float32(target):
 
 @each_mode
 @each_float8
-def test_max_ulp_error_of_ties_is_half(run, target):
+def test_max_ulp_error_of_ties_and_edge_cases(run, target):
+    """It is half of one, then."""
     values = finite_values(target)
     middle = ((values[1:] + values[:-1]) / 2).astype(np.float32)
     function = run(lambda x: ops.max_ulp_error(x, 1.0, target))
@@ -549,49 +542,31 @@ def test_max_ulp_error_of_ties_is_half(run, target):
         assert function(tf.constant([x, 0.0])).numpy() == 0.5
     assert function(tf.constant(values, tf.float32)).numpy() == 0
 
-
-@each_mode
-@each_float8
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
+    top = target.max
+    ulp = 2.0**target.max_exponent * target.epsilon
+    for given, expected in (
         ([0.0, -0.0], 0.0),
         ([], 0.0),
         ([1.0, np.inf], np.inf),
         ([1.0, -np.inf], np.inf),
-    ],
-    ids=str,
-)
-def test_max_ulp_error_of_edge_cases(run, target, values, expected):
-    function = run(lambda x: ops.max_ulp_error(x, 1.0, target))
-    assert function(tf.constant(values, tf.float32)).numpy() == expected
+        ([1.0, 2 * top], top / ulp),  # It shows saturation.
+    ):
+        result = function(tf.constant(given, tf.float32)).numpy()
+        assert result == expected, given
 
 
 @each_float8
-@pytest.mark.parametrize(
-    "values", [[np.nan], [1.0625, np.nan], [np.nan, 1.0625]], ids=str
-)
-def test_max_ulp_error_of_nan_is_the_same_in_each_mode(target, values):
-    x = tf.constant(values)
-    results = {
-        name: run(lambda x: ops.max_ulp_error(x, 1.0, target))(x).numpy()
-        for name, run in MODES.items()
-    }
-    assert len({str(result) for result in results.values()}) == 1, results
+def test_max_ulp_error_of_nan_is_the_same_in_each_mode(target):
+    functions = [
+        run(lambda x: ops.max_ulp_error(x, 1.0, target))
+        for run in MODES.values()
+    ]
+    for values in ([np.nan], [1.0625, np.nan], [np.nan, 1.0625]):
+        results = {str(f(tf.constant(values)).numpy()) for f in functions}
+        assert len(results) == 1, results
 
 
-@each_mode
-@each_float8
-def test_max_ulp_error_shows_saturation(run, target):
-    x = tf.constant(np.float32([target.max * 2]))
-    result = run(lambda x: ops.max_ulp_error(x, 1.0, target))(x).numpy()
-    ulp = 2.0**target.max_exponent * target.epsilon
-    assert result == target.max / ulp
-
-
-@each_mode
-@each_float8
-@each_float
+@each_pair
 def test_one_outlier_hides_the_loss_of_all_else(run, target, dtype):
     """Each value but one is lost, at an SQNR that looks perfect."""
     size, outlier = 4096, 2.0**15

@@ -397,10 +397,25 @@ def symbol(array: np.ndarray) -> keras.KerasTensor:
     return keras.Input(batch_shape=array.shape, dtype=dtype)
 
 
+# Each layer of three ranks once, the ranks in turn.
+ONE_RANK = {
+    name.format(list(RANKS)[number % 3])
+    for number, name in enumerate(OF_EVERY_RANK)
+}
+IN_A_FILE = {
+    name
+    for name in (*CASES, *CELLS)
+    if name in ONE_RANK
+    or not any(
+        name == of.format(rank) for of in OF_EVERY_RANK for rank in RANKS
+    )
+} - {"Lambda", "STFTSpectrogram"}
+
+
 def test_a_model_of_every_layer_is_saved_and_loaded(tmp_path):
     inputs, outputs, arrays = [], {}, []
     with tfmp.policy_scope(FLOAT8, convert=False):
-        for name in sorted({*CASES, *CELLS} - {"Lambda", "STFTSpectrogram"}):
+        for name in sorted(IN_A_FILE):
             symbols = keras.tree.map_structure(symbol, inputs_of(name))
             inputs += keras.tree.flatten(symbols)
             arrays += keras.tree.flatten(inputs_of(name))
@@ -480,7 +495,8 @@ def test_stock_layers_train():
     with tfmp.policy_scope(FLOAT8, convert=False):
         model = stock_model()
         optimizer = keras.optimizers.Adam(0.01)
-        model.compile(optimizer, "sparse_categorical_crossentropy")
+        loss = "sparse_categorical_crossentropy"
+        model.compile(optimizer, loss, jit_compile=False)
     inputs = [integers(10, 16, 6), floats(16, 8, 8, 3)]
     history = model.fit(
         inputs, integers(3, 16), epochs=8, batch_size=8, verbose=0
@@ -494,8 +510,8 @@ def test_stock_layers_train():
 
 def test_an_application_runs():
     with tfmp.policy_scope(FLOAT8, convert=False):
-        model = keras.applications.MobileNetV2(
-            (32, 32, 3), 0.35, weights=None, classes=3
+        model = keras.applications.MobileNet(
+            (32, 32, 3), 0.25, weights=None, classes=3
         )
     outputs = model(floats(2, 32, 32, 3), training=True)
     assert outputs.dtype == "bfloat16"

@@ -152,9 +152,11 @@ def path(name: str, value: object) -> pathlib.Path:
         TypeError: if `value` is neither.
         ValueError: if no file can have such a name.
     """
-    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    text: Any = os.fspath(value) if isinstance(value, os.PathLike) else value
     said = "a path, as a string or path object"
-    found = pathlib.Path(instance(name, text, str, said))
+    if "://" in instance(name, text, str, said):
+        raise ValueError(f"`{name}` must be a local path. Received: {value!r}")
+    found = pathlib.Path(text)
     try:
         possible = bool(text) and b"\0" not in os.fsencode(found)
     except UnicodeEncodeError:

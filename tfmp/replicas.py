@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import keras
 import tensorflow as tf
+
+
+def parts(model: keras.Model, variable: keras.Variable) -> Any:
+    """Returns a variable's copies on all replicas, which need not be alike."""
+    strategy = model.distribute_strategy
+    return strategy.experimental_local_results(variable.value)
 
 
 def maximum(x: tf.Tensor) -> tf.Tensor:

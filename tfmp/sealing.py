@@ -63,8 +63,9 @@ def write(
 def _head(notes: Any) -> bytes:
     """Returns the lines of the head but the first, padded."""
     try:
-        line = json.dumps(notes, default=float).encode()
-    except (TypeError, ValueError) as error:
+        # An array, or a number of NumPy, as lists and numbers.
+        line = json.dumps(notes, default=lambda a: a.tolist()).encode()
+    except (AttributeError, TypeError, ValueError) as error:
         raise TypeError(
             "`notes` must be dictionaries, lists, strings and numbers. "
             f"Received: {notes!r}"

@@ -8,6 +8,7 @@ import warnings
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfmp import checkpoints, checks, internals
 
@@ -95,7 +96,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         self._first_epoch: int | None = None
         self._resumed: pathlib.Path | None = None
         self._epochs_before: list[int] = []
-        self._logs: dict[str, float] = {}
+        self._logs: dict[str, Any] = {}
         self._due = False
         self._batches_seen_since_last_saving = self._last_batch_seen = 0
 
@@ -171,7 +172,10 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             checkpoints.load_weights(self.model, self._resumed)
             self._resumed = None
             metrics = self.model.get_metrics_result()
-            self._logs = {name: float(metrics[name]) for name in metrics}
+            arrays = {n: np.asarray(m) for n, m in metrics.items()}
+            self._logs = {
+                n: a if a.ndim else float(a) for n, a in arrays.items()
+            }
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Saves, if it is time; after an epoch's last batch, as it ends."""

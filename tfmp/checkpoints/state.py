@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmp import checks, internals
+from tfmp import checks, internals, replicas
 
 
 def variables(model: keras.Model) -> list[keras.Variable]:
@@ -66,7 +66,8 @@ def all_or_nothing(model: keras.Model) -> Iterator[None]:
     >>> float(layer.kernel[0, 0])
     1.0
     """
-    before = [(v, np.array(v.numpy())) for v in variables(model)]
+    each = [p for v in variables(model) for p in replicas.parts(model, v)]
+    before = [(part, np.array(part.numpy())) for part in each]
     try:
         yield
     except BaseException:

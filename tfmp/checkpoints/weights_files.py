@@ -103,10 +103,10 @@ def load_weights(
     _check_built(model)
     head = _read(checked)
     _check_layers(model, head.get("layers", []), checked)
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and not optimizer.built:
-        optimizer.build(model.trainable_variables)
     with all_or_nothing(model):
+        optimizer = getattr(model, "optimizer", None)
+        if optimizer is not None and not optimizer.built:
+            optimizer.build(model.trainable_variables)
         _load(model, checked)
         _load_unsaved(model, head, checked)
     return dict(head.get("notes", {}))

@@ -36,12 +36,19 @@ def follower(model: keras.Layer) -> LossScaleOptimizer | None:
     if isinstance(optimizer, LossScaleOptimizer):
         return None
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return LossScaleOptimizer(
+        scale = float(optimizer.dynamic_scale)  # anything: Keras has no bounds
+        return _around(
+            model,
             optimizer.inner_optimizer,
-            initial_scale=max(1.0, float(optimizer.dynamic_scale)),
+            initial_scale=min(2.0**24, max(1.0, scale)),
             growth_steps=optimizer.dynamic_growth_steps,
         )
-    return LossScaleOptimizer(optimizer, initial_scale=1.0, dynamic=False)
+    return _around(model, optimizer, initial_scale=1.0, dynamic=False)
+
+
+def _around(model: Any, inner: Any, **settings: Any) -> LossScaleOptimizer:
+    with model.distribute_strategy.scope():
+        return LossScaleOptimizer(inner, **settings)
 
 
 def follow(model: Any, wrapped: LossScaleOptimizer | None) -> list[str]:
@@ -57,20 +64,26 @@ def follow(model: Any, wrapped: LossScaleOptimizer | None) -> list[str]:
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         return []
-    variables, note = model.trainable_variables, None
+    variables, notes = model.trainable_variables, []
     if isinstance(optimizer, LossScaleOptimizer):
         if optimizer.built:
             optimizer.rebuild(variables)
     elif _lacks_loss_scale(model):
-        wrapped, note = LossScaleOptimizer(optimizer), SCALED
+        _replace(model, _around(model, optimizer))
+        notes.append(SCALED)
     elif wrapped is not None and any(map(is_amax, variables)):
-        note = WRAPPED
-    if wrapped is not None and note is not None:
-        wrapped.build(variables)
-        arguments = internals.compile_arguments(model)
-        model.compile(**{**(arguments or {}), "optimizer": wrapped})
+        _replace(model, wrapped)
+        notes.append(WRAPPED)
     retrace(model)
-    return [note] if note else []
+    return notes
+
+
+def _replace(model: Any, optimizer: LossScaleOptimizer) -> None:
+    if optimizer.inner_optimizer.built:
+        with model.distribute_strategy.scope():
+            optimizer.build(model.trainable_variables)
+    model.optimizer = optimizer
+    internals.remember_compiled(model, optimizer=optimizer)
 
 
 def _lacks_loss_scale(model: Any) -> bool:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 
-from tfmp import internals, pass_internals
+from tfmp import internals, pass_internals, replicas
 from tfmp.conversion.records import flatten
 
 
@@ -22,7 +21,7 @@ def kept(model: keras.Model) -> Iterator[None]:
     layers = flatten(model).values()
     with pass_internals.losses_kept(layers), internals.seed_kept() as seed:
         every = [*_variables(model), *([seed] if seed is not None else [])]
-        parts = [part for v in every for part in _parts(model, v)]
+        parts = [part for v in every for part in replicas.parts(model, v)]
         values = [part.numpy() for part in parts]
         try:
             yield
@@ -38,9 +37,3 @@ def _variables(model: keras.Model) -> list[keras.Variable]:
         *(v for metric in model.metrics for v in metric.variables),
     ]
     return list({id(v): v for v in every}.values())
-
-
-def _parts(model: keras.Model, variable: keras.Variable) -> Any:
-    """Returns a variable's copies on all replicas, which need not be alike."""
-    strategy = model.distribute_strategy
-    return strategy.experimental_local_results(variable.value)

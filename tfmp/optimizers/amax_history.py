@@ -87,9 +87,11 @@ class AmaxHistory:
     def fit(self, saved: Any) -> np.ndarray:
         """Returns a saved array with the number of steps of this one.
 
-        Of another number of variables nothing is known: no observation.
+        Of another number of variables nothing is known: no observation; nor
+        of what is not finite.
         """
-        saved, history = np.asarray(saved), np.zeros(self.shape, np.float32)
+        saved = np.where(np.isfinite(saved), saved, 0.0)
+        history = np.zeros(self.shape, np.float32)
         if saved.shape[1:] == history.shape[1:]:
             steps = min(len(saved), len(history))
             history[:steps] = saved[:steps]
@@ -104,18 +106,7 @@ class AmaxHistory:
 
         Returns:
             float32 of shape `[variables, 3]`.
-
-        Raises:
-            ValueError: if a variable is none of this history's.
         """
-        for _, variable in pairs:
-            if id(variable) not in self.rows:
-                raise ValueError(
-                    "`trainable_variables` must be those that the optimizer "
-                    "was built with; after a change of precision, call "
-                    "`optimizer.rebuild(model.trainable_variables)`. "
-                    f"Received: unknown variable '{variable.path}'"
-                )
         given = {self.rows[id(v)]: g for g, v in pairs if g is not None}
         nothing = tf.zeros([len(recipes.ROLES)])
         rows = [given.get(row, nothing) for row in self.rows.values()]

@@ -38,19 +38,26 @@ def checked_pairs(
             "`grads` must have one entry for each variable. Received: "
             f"{len(grads)} for {len(variables)} variables"
         )
+    check_known("trainable_variables", variables, known)
+    pairs = list(zip(grads, variables, strict=True))
+    for gradient, variable in pairs:
+        if gradient is not None:
+            _check_fits(gradient, variable)
+    return pairs
+
+
+def check_known(name: str, variables: list[Any], known: list[Any]) -> None:
+    """Refuses variables that the optimizer was not built with."""
     ids = set(map(id, known))
-    for gradient, variable in zip(grads, variables, strict=True):
+    for variable in variables:
         if id(variable) not in ids:
             raise ValueError(
-                "`trainable_variables` must be those that the optimizer was "
-                "built with; after a change of precision, call "
+                f"`{name}` must be those that the optimizer was built with; "
+                "after a change of precision, call "
                 "`optimizer.rebuild(model.trainable_variables)`; for layers "
                 "that were frozen when it was built, compile with a new "
                 f"optimizer. Received: unknown variable '{_path(variable)}'"
             )
-        if gradient is not None:
-            _check_fits(gradient, variable)
-    return list(zip(grads, variables, strict=True))
 
 
 def _check_fits(gradient: Any, variable: Any) -> None:
@@ -82,6 +89,14 @@ def checked_inner(inner: Any) -> keras.optimizers.Optimizer:
             "`inner_optimizer` must not be a LossScaleOptimizer: the loss "
             f"would be scaled twice. Received: {inner!r}"
         )
+    for part in getattr(inner, "optimizers", ()):  # of a MultiOptimizer
+        if part.gradient_accumulation_steps:
+            raise ValueError(
+                "`inner_optimizer` must not have parts that accumulate "
+                "gradients, each for itself. Received: a MultiOptimizer with "
+                f"{type(part).__name__}(gradient_accumulation_steps="
+                f"{part.gradient_accumulation_steps})"
+            )
     if inner.loss_scale_factor is not None:
         raise ValueError(
             "`inner_optimizer` must not scale the loss: give `initial_scale` "

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -26,9 +25,11 @@ def needs_loss_scale(model: keras.Layer) -> bool:
     >>> needs_loss_scale(keras.layers.Dense(1, dtype=policies.get("float16")))
     True
     """
+    layers: dict[int, keras.Layer] = {}
+    _collect(model, layers)
     found = (
         policies.policy_at(layer.dtype_policy, layer.path)
-        for layer in _every_layer(model)
+        for layer in layers.values()
     )
     return any(
         isinstance(policy, policies.Policy)
@@ -37,10 +38,11 @@ def needs_loss_scale(model: keras.Layer) -> bool:
     )
 
 
-def _every_layer(layer: keras.Layer) -> Iterator[keras.Layer]:
-    yield layer
-    for child in internals.children(layer):
-        yield from _every_layer(child)
+def _collect(layer: keras.Layer, found: dict[int, keras.Layer]) -> None:
+    if id(layer) not in found:
+        found[id(layer)] = layer
+        for child in internals.children(layer):
+            _collect(child, found)
 
 
 def scaling(optimizer: Any) -> bool:
@@ -57,12 +59,11 @@ def _follow_compile(model: Any, given: Any, auto_scale_loss: bool) -> None:
         given: the optimizer that `compile` was given.
         auto_scale_loss: that of `compile`.
     """
-    if model.optimizer is None or not needs_loss_scale(model):
+    if model.optimizer is None:
         return
-    if not auto_scale_loss:
+    if not auto_scale_loss:  # also if it is converted to float16 later
         internals.remember_compiled(model, auto_scale_loss=False)
-        return
-    if not scaling(given):
+    elif needs_loss_scale(model) and not scaling(given):
         model.optimizer = LossScaleOptimizer(given)
         internals.remember_compiled(model, optimizer=model.optimizer)
 

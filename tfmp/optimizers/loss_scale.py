@@ -54,8 +54,8 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
             decay, EMA and gradient accumulation are set there.
         initial_scale: the first loss scale, between the bounds.
         growth_steps: finite steps in a row before the scale grows.
-        growth_factor: more than 1, at most 2**16.
-        backoff_factor: from 2**-16 to less than 1.
+        growth_factor: from 1 + 2**-10 to 2**16.
+        backoff_factor: from 2**-16 to 1 - 2**-10.
         min_scale: the scale never falls below; at least 2**-24.
         max_scale: the scale never grows beyond; at most 2**40.
         dynamic: if False, the scale stays at `initial_scale`.  bfloat16 and
@@ -68,7 +68,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
     Attributes:
         dynamic_scale: the loss scale, float32 scalar variable.
         skipped_steps: how many steps were skipped, int64 scalar variable.
-        overflow_count: how many of them had a gradient that was not finite;
+        overflow_count: how many of them had gradients without a finite norm;
             the others had an activation that FP8 saturated.
         skipped_in_a_row: how many up to now.
         steps_since_overflow: steps since the last skipped one.
@@ -128,6 +128,8 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
     def build(self, var_list: Sequence[keras.Variable]) -> None:
         """Creates the optimizer's variables for a model's trainable ones."""
         var_list = arguments.checked_variables("var_list", var_list)
+        if self._amax is not None:
+            return  # as Keras' optimizers do
         self._amax = amax = AmaxHistory(var_list)
         for counter in COUNTERS:
             setattr(self, counter, self._add_state(counter, (), "int64"))
@@ -150,6 +152,8 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
             self.build(var_list)
             return
         var_list = arguments.checked_variables("var_list", var_list)
+        real = [v for v in var_list if not is_amax(v)]
+        arguments.check_known("var_list", real, self._trainable_variables)
         old, self._amax = self._amax, AmaxHistory(var_list)
         self.amax_history = self._add_state("amax_history", self._amax.shape)
         internals.replace_variable(self, old.history, self.amax_history)
@@ -178,10 +182,12 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
             ValueError: if a variable has another shape in the file.  Nothing
                 is loaded then.
         """
-        pairs = self._amax and saved_state.pairs(self, store, self._amax.fit)
+        pairs = None
+        if self._amax is not None:
+            pairs = saved_state.pairs(self, store, self._amax.fit)
         if pairs is None:  # Keras says why it loads nothing
-            super().load_own_variables(store)
-        for variable, value in pairs or ():
+            return super().load_own_variables(store)
+        for variable, value in pairs:
             variable.assign(value)
 
     def _add_state(
@@ -223,7 +229,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         # Replicas see different data: each takes the maximum of all.
         verdict = replicas.maximum(tf.concat([observed, [bad]], axis=0))
         self.overflow_count.assign_add(tf.cast(verdict[-1] > 0, tf.int64))
-        # Keras checks the first list: the verdict is on the second too.
+        # Keras branches on the first list; the second only comes along.
         self._tf_apply([verdict], (gradients, [v for _, v in rest]))
 
     def _stateful_handle_finite_grads(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -45,14 +44,14 @@ class ScaleRule:
     dynamic: bool
 
     def __post_init__(self) -> None:
-        checks.integer("growth_steps", self.growth_steps, 1)
+        checks.integer("growth_steps", self.growth_steps, 1, 2**31 - 1)
         checks.integer("hysteresis", self.hysteresis, 1, 2**31 - 1)
         checks.boolean("dynamic", self.dynamic)
         low = self._number("min_scale", 2.0**-24, 2.0**40)
         high = self._number("max_scale", low, 2.0**40)
         self._number("initial_scale", low, high)
-        self._number("growth_factor", math.nextafter(1.0, 2.0), 2.0**16)
-        self._number("backoff_factor", 2.0**-16, math.nextafter(1.0, 0.0))
+        self._number("growth_factor", 1 + 2.0**-10, 2.0**16)
+        self._number("backoff_factor", 2.0**-16, 1 - 2.0**-10)
 
     def _number(self, name: str, low: float, high: float) -> float:
         value = checks.number(name, getattr(self, name), low, high)
