@@ -105,6 +105,7 @@ def watched() -> Iterator[list[str]]:
         for w in caught
         if f"{os.sep}tfmp{os.sep}" not in w.filename
         and "tfmp" not in str(w.message)
+        and not issubclass(w.category, DeprecationWarning)  # NumPy, to Keras
     ]
     found += [line for line in records.lines if "retracing" not in line]
 

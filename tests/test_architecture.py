@@ -17,7 +17,7 @@ import pytest
 LEVELS = (
     ("checks", "formats", "internals", "pass_internals", "sealing", "tables"),
     ("cost_model", "equations", "recipes", "windows"),
-    ("convolutions", "replicas", "scaling"),
+    ("convolutions", "replicas", "scaling", "undoing"),
     ("quantization", "stablehlo"),
     ("contractions",),
     ("hardware", "ops", "policies"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import replica_programs
@@ -67,6 +68,7 @@ def run(request) -> tuple[int, list[dict[str, Any]]]:
 @pytest.fixture(scope="module")
 def alone() -> list[dict[str, Any]]:
     """The same steps without a strategy, on whole batches."""
+    keras.backend.clear_session()  # names as in a new process
     return replica_programs.steps(tf.distribute.get_strategy())
 
 
@@ -127,10 +129,8 @@ def test_a_bad_replica_skips_the_step_on_all(run, kind):
         assert np.isfinite(local["observed"]).all() == (kind == "gradient")
         changed = [path for path in before if before[path] != after[path]]
         assert changed
-        # A finite batch counts for the averages, whatever the gradients.
-        allowed = MAY_CHANGE if kind == "data" else (*MAY_CHANGE, "norm/moving")
         for path in changed:
-            assert any(name in path for name in allowed), path
+            assert any(name in path for name in MAY_CHANGE), path
         assert own(after, "skipped_steps") == own(before, "skipped_steps") + 1
         assert own(after, "step_counter") == 0
         assert own(after, "dynamic_scale") == own(before, "dynamic_scale") / 2
@@ -155,8 +155,9 @@ def test_averages_of_batch_normalization_are_the_mean_over_replicas(run):
     x = replicas.data()[0].astype("float64")
     x = x.reshape([len(replicas.KINDS), number, -1, replicas.WIDTH])
     mean, variance = np.zeros(replicas.WIDTH), np.ones(replicas.WIDTH)
-    for batch, step in zip(x, steps[1:], strict=True):
-        if np.isfinite(batch).all():  # Also if a gradient is not.
+    kinds = [kind for kind, _ in replicas.KINDS]
+    for kind, batch, step in zip(kinds, x, steps[1:], strict=True):
+        if kind == "good":  # All that a skipped step did is undone.
             mean = (mean + batch.mean(axis=(0, 1))) / 2
             variance = (variance + batch.var(axis=1).mean(axis=0)) / 2
         state = step["state"]
@@ -219,7 +220,8 @@ def test_converted_model_and_its_file():
     assert found["iterations"] == 2 and found["skipped"] == 2
     last = found["hashes"][-1]
     kept = [v for p, v in last.items() if "float8" not in p]
-    assert len(kept) > 20 and all(each in found["loaded"] for each in kept)
+    loaded = [each[0] for each in found["loaded"]]
+    assert len(kept) > 20 and all(each[0] in loaded for each in kept)
     assert all(len(set(each)) == 1 for each in found["loaded"])
 
 

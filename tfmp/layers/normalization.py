@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import checks, policies, replicas
+from tfmp import checks, policies, replicas, undoing
 
 
 @keras.saving.register_keras_serializable("tfmp")
@@ -30,9 +30,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
     too whose variance overflows float32, or the variables' dtype: under
     `float16` one of 6.5 million; `mixed_float16` keeps float32 variables.
 
-    A finite batch counts, also if the optimizer skips its step because
-    gradients overflow: they do so by the loss scale, which says nothing about
-    the activations.
+    If the gradients of a finite batch overflow, `LossScaleOptimizer` puts the
+    averages back with everything else, where the forward pass and `apply` are
+    in one `tf.function`, as in `fit`.  Run eagerly, such a batch counts.
 
     Args:
         *args: those of `keras.layers.BatchNormalization`.
@@ -75,7 +75,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if not (training and self.trainable):
             return super().call(inputs, training=training, mask=mask)
         averages = self.non_trainable_variables
-        before = tf.stack([tf.convert_to_tensor(v) for v in averages])
+        values = [tf.identity(tf.convert_to_tensor(v)) for v in averages]
+        for variable, value in zip(averages, values, strict=True):
+            undoing.remember(variable, value)
+        before = tf.stack(values)
         outputs = super().call(inputs, training=training, mask=mask)
         after = tf.stack([tf.convert_to_tensor(v) for v in averages])
         after = replicas.mean(after)

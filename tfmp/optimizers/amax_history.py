@@ -118,12 +118,13 @@ class AmaxHistory:
         """Takes in a step's observations and renews every variable.
 
         Args:
-            observed: finite float32 of shape `[variables, 3]`.
+            observed: finite float32 of shape `[variables, 3]`, or flat.
             factor: by which the loss scale changes after this step.
             first: whether the step is the first micro-batch of an update; the
                 others share its entry of the window, the maximum of all.
         """
         history = tf.convert_to_tensor(self.history)
+        observed = tf.reshape(observed, self.shape[1:])
         pushed = scaling.push(history, observed)
         if first is not True:
             pushed = tf.where(first, pushed, scaling.merge(history, observed))

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import internals, replicas
+from tfmp import internals, replicas, undoing
 from tfmp.layers.state import is_amax
 from tfmp.optimizers import arguments, saved_state
 from tfmp.optimizers.amax_history import AmaxHistory
@@ -41,13 +41,12 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
     with a recipe, all at once: the amax observed in the step goes into the
     layer's window, and the window's maximum is what the next step assumes.
     A step with a bad gradient or observation changes nothing but the loss
-    scale and the counters.  Gradients are bad if their norm is not finite,
-    which is what clipping by norm, or Adam's squares, would make infinite.
-    The inner optimizer never sees FP8 state.
+    scale and the counters.  Gradients are bad if their norm is not finite: so
+    would be what clipping makes of them, or Adam of their squares.  The inner
+    optimizer never sees FP8 state.
 
-    Gradient accumulation is that of the inner optimizer.  Its micro-batches
-    share one entry of the window, the maximum of what they observe; one that
-    is skipped is left out, and another takes its place.
+    Micro-batches of its gradient accumulation share one entry of the window,
+    their maximum; one that is skipped is replaced by the next.
 
     Args:
         inner_optimizer: a Keras optimizer, or its name.  Clipping, weight
@@ -129,7 +128,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         """Creates the optimizer's variables for a model's trainable ones."""
         var_list = arguments.checked_variables("var_list", var_list)
         if self._amax is not None:
-            return  # as Keras' optimizers do
+            return
         self._amax = amax = AmaxHistory(var_list)
         for counter in COUNTERS:
             setattr(self, counter, self._add_state(counter, (), "int64"))
@@ -229,8 +228,10 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         # Replicas see different data: each takes the maximum of all.
         verdict = replicas.maximum(tf.concat([observed, [bad]], axis=0))
         self.overflow_count.assign_add(tf.cast(verdict[-1] > 0, tf.int64))
+        self._before = undoing.take()
         # Keras branches on the first list; the second only comes along.
         self._tf_apply([verdict], (gradients, [v for _, v in rest]))
+        self._before = undoing.Notes()
 
     def _stateful_handle_finite_grads(
         self, grads: Any, trainable_variables: Any
@@ -250,14 +251,14 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         self.steps_since_overflow.assign_add(1)
         self.skipped_in_a_row.assign(tf.zeros([], tf.int64))
         if self._amax.variables:
-            observed = tf.reshape(verdict[:-1], self._amax.shape[1:])
-            self._amax.push(observed, factor, first)
+            self._amax.push(verdict[:-1], factor, first)
 
     def _stateful_handle_non_finite_grads(self) -> None:
         factor = self._change_scale(self.rule.after_overflow)
         self.steps_since_overflow.assign(tf.zeros([], tf.int64))
         self.skipped_in_a_row.assign_add(1)
         self.skipped_steps.assign_add(1)
+        self._before.undo()
         if self._amax.variables:
             self._amax.rescale(factor)
 
@@ -275,8 +276,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
 
     def scale_loss(self, loss: Any) -> Any:
         """Multiplies the loss by the scale; a static one is a constant."""
-        built = self.rule.dynamic and self.built
-        scale = self.dynamic_scale if built else self.initial_scale
+        scale = self.dynamic_scale if self.built else self.initial_scale
         return keras.ops.multiply(loss, self.rule.in_use(scale))
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
