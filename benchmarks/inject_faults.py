@@ -139,7 +139,9 @@ def make_model(policy: keras.DTypePolicy, jit: bool, depth: int) -> keras.Model:
         x = layer(x, x) if attends else layer(x)
         x = Tap(name=f"tap_{number}", dtype=policy)(x)
     model = keras.Model(inputs, x)
-    inner = keras.optimizers.Adam(1e-3, global_clipnorm=1.0)
+    # Adam's own 1e-7 is zero in variables of float16: it diverges by itself.
+    epsilon = 1e-4 if policy.name == "float16" else 1e-7
+    inner = keras.optimizers.Adam(1e-3, epsilon=epsilon, global_clipnorm=1.0)
     optimizer = tfmp.optimizers.LossScaleOptimizer(inner, 2.0**8)
     model.compile(optimizer, "mse", jit_compile=jit)
     optimizer.build(model.trainable_variables)
