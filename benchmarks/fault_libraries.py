@@ -83,6 +83,10 @@ class Keras:
             keras.config.set_dtype_policy, keras.config.dtype_policy()
         )
         keras.config.set_dtype_policy(name or "float8_from_mixed_bfloat16")
+        # tfmp wraps `compile`, which then keeps `auto_scale_loss=False`.
+        trainer = next(c for c in keras.Model.__mro__ if "compile" in vars(c))
+        scope.callback(setattr, trainer, "compile", trainer.compile)
+        trainer.compile = trainer.compile.__wrapped__
         return scope
 
     def float16_dense(self, units: int) -> keras.Layer:
