@@ -322,3 +322,24 @@ def test_killed_for_real(tmp_path):
     )
     row = json.loads(out.read_text())["ways"][way]
     assert row["kills"] >= 1 and row["identical"] == 1
+
+
+def test_metrics_of_many_values(tmp_path):
+    """`History` has them as lists, and a resumed epoch goes on with them."""
+    whole = []
+    for folder, kill in (("a", None), ("b", Kill(1, 3))):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [keras.Input([4]), keras.layers.Dense(2, "sigmoid")]
+        )
+        metric = keras.metrics.F1Score(average=None, threshold=0.5)
+        model.compile("sgd", "mse", metrics=[metric], jit_compile=False)
+        y = (X[:, :2] > 0).astype("float32")
+        options = dict(batch_size=BATCH, epochs=2, shuffle=False, verbose=0)
+        backup = BackupAndRestore(tmp_path / folder, save_freq=2)
+        if kill is not None:
+            with pytest.raises(Killed):
+                model.fit(X, y, callbacks=[kill, backup], **options)
+        history = model.fit(X, y, callbacks=[backup], **options).history
+        whole.append([np.asarray(each) for each in history["f1_score"]])
+    np.testing.assert_array_equal(*whole)

@@ -169,3 +169,8 @@ def test_fields():
 def test_numbers_beyond_every_float():
     message = raised(ValueError, checks.number, 10**400, 0, math.inf)
     assert "from 0 to inf" in message
+
+
+def test_a_remote_path_is_not_a_local_folder():
+    with pytest.raises(ValueError, match=r"`folder` must be a local path"):
+        checks.path("folder", "gs://bucket/run")
