@@ -15,19 +15,29 @@ from tfmp import (
 from tfmp.configuration import Configuration, configure
 from tfmp.conversion import Report, convert, revert, set_precision
 from tfmp.exporting import ExportedLayer, ExportReport, export
+from tfmp.inspection import (
+    InspectedProduct,
+    Inspection,
+    assert_fp8,
+    inspect,
+)
 from tfmp.policies import Policy, global_policy
 from tfmp.precision_map import PrecisionMap
 from tfmp.scopes import policy_scope, set_global_policy
+from tfmp.version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Configuration",
     "ExportReport",
     "ExportedLayer",
+    "InspectedProduct",
+    "Inspection",
     "Policy",
     "PrecisionMap",
     "Report",
+    "assert_fp8",
     "callbacks",
     "checkpoints",
     "configure",
@@ -38,6 +48,7 @@ __all__ = [
     "export",
     "formats",
     "global_policy",
+    "inspect",
     "layers",
     "ops",
     "optimizers",

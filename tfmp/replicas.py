@@ -1,10 +1,12 @@
-"""What the replicas of a `tf.distribute` strategy agree on."""
+"""What replicas of a `tf.distribute` strategy agree on, or keep apart."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -12,6 +14,42 @@ def parts(model: keras.Model, variable: keras.Variable) -> Any:
     """Returns a variable's copies on all replicas, which need not be alike."""
     strategy = model.distribute_strategy
     return strategy.experimental_local_results(variable.value)
+
+
+def local_variable(start: np.ndarray) -> tf.Variable:
+    """Returns a variable of which each replica reads and writes its own.
+
+    Args:
+        start: its first value.  Call it in the strategy's scope.
+    """
+    return tf.Variable(
+        start,
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.NONE,
+    )
+
+
+def taken(variables: Sequence[Any], start: np.ndarray) -> tf.Tensor:
+    """Returns the values of local variables, and starts them anew.
+
+    Args:
+        variables: of `local_variable`, all of one shape.
+        start: their value afterwards.
+
+    Returns:
+        Tensor of shape `[replicas on this machine, variables, ...]`.
+    """
+    every = [getattr(v, "values", (v,)) for v in variables]
+    values = [
+        tf.stack([v.read_value() for v in own])
+        for own in zip(*every, strict=True)
+    ]
+    with tf.control_dependencies(values):
+        for own in every:
+            for variable in own:
+                variable.assign(start)
+    return tf.stack(values)
 
 
 def maximum(x: tf.Tensor) -> tf.Tensor:

@@ -60,6 +60,19 @@ def write(
         part.unlink(missing_ok=True)
 
 
+def replace(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file without a seal, or replaces it, in one step."""
+    part = path.with_name(f".part.{path.name}")
+    try:
+        with open(part, "wb") as target:
+            target.write(data)
+            target.flush()
+            os.fsync(target.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def _head(notes: Any) -> bytes:
     """Returns the lines of the head but the first, padded."""
     try:

@@ -25,13 +25,14 @@ class NewestBatch:
     Attributes:
         batch: the newest, None before the first.
         loss_scale: what the loss of this batch was multiplied by.
+        inner: the function that it stands before.
     """
 
     def __init__(self, model: keras.Model) -> None:
         self.batch: Any = None
         self.loss_scale = 1.0
         self._model = model
-        self._train_function = model.train_function
+        self.inner = model.train_function
         self._announced = False
         model.train_function = self._watched
 
@@ -42,15 +43,15 @@ class NewestBatch:
     def remove(self) -> None:
         """Gives the model its function back."""
         if self._model.train_function == self._watched:
-            self._model.train_function = self._train_function
+            self._model.train_function = self.inner
 
     def _watched(self, iterator: Iterator[Any]) -> Any:
         if not self._announced:
             self.remove()
-            return self._train_function(iterator)
+            return self.inner(iterator)
         self._announced = False
         first = next(iterator)  # Keras has no word for a loop without a step
-        return self._train_function(self._remembered(first, iterator))
+        return self.inner(self._remembered(first, iterator))
 
     def _remembered(self, first: Any, iterator: Iterator[Any]) -> Iterator[Any]:
         for batch in itertools.chain([first], iterator):

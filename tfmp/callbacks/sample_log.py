@@ -7,14 +7,22 @@ import json
 import math
 import os
 import pathlib
+import types
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
+
+from tfmp import sealing
 
 JSON_LINES = "scales.jsonl"
 TENSORBOARD = "scales"
+RUN = "run.json"
 FAULTS = (OSError, tf.errors.OpError)
+
+
+NOTHING: Mapping[str, Any] = types.MappingProxyType({})
+COUNTS = ("skipped_steps", "overflow_count")
 
 
 class Sample(NamedTuple):
@@ -24,21 +32,28 @@ class Sample(NamedTuple):
         step: training steps done.
         epoch: the epoch, from 0.
         time: seconds since 1970.
-        names: of the values.
-        values: float64 of the length of `names`.
+        state: what was read of the model and the optimizer, by name.
+        measured: what a step was measured to do, by name.
+        histograms: of exponents: the lowest and the counts, by tensor.
+        logs: those of Keras.
+        findings: what is wrong, in words.
     """
 
     step: int
     epoch: int
     time: float
-    names: tuple[str, ...]
-    values: np.ndarray
+    state: Mapping[str, float]
+    measured: Mapping[str, float] = NOTHING
+    histograms: Mapping[str, tuple[int, list[int]]] = NOTHING
+    logs: Mapping[str, float] = NOTHING
+    findings: tuple[str, ...] = ()
 
     def items(self) -> dict[str, float]:
         """Returns the values by name; a count is an integer."""
-        found = dict(zip(self.names, self.values.tolist(), strict=True))
-        if "skipped_steps" in found:
-            found["skipped_steps"] = int(found["skipped_steps"])
+        found = {**self.state, **self.measured}
+        for name in COUNTS:
+            if name in found:
+                found[name] = int(found[name])
         return found
 
     def record(self) -> dict[str, float]:
@@ -47,22 +62,50 @@ class Sample(NamedTuple):
         return {**head, **self.items()}
 
     def json(self) -> str:
-        """Returns the record as JSON, null for what is not finite.
+        """Returns all of it as JSON, null for what is not finite.
 
-        >>> Sample(1, 0, 0.5, ("loss_scale",), np.array([np.inf])).json()
+        >>> Sample(1, 0, 0.5, {"loss_scale": math.inf}).json()
         '{"step": 1, "epoch": 0, "time": 0.5, "loss_scale": null}'
         """
-        values = self.record().items()
-        finite = {k: v if math.isfinite(v) else None for k, v in values}
-        return json.dumps(finite, allow_nan=False)
+        record: dict[str, Any] = _finite(self.record())
+        more = {
+            "logs": _finite(self.logs),
+            "histograms": dict(self.histograms),
+            "findings": list(self.findings),
+        }
+        record |= {name: value for name, value in more.items() if value}
+        return json.dumps(record, allow_nan=False)
 
     def summary(self) -> bytes:
         """Returns the values as one serialized TensorBoard summary."""
         value = tf.compat.v1.Summary.Value
-        scalars = self.items().items()
-        return tf.compat.v1.Summary(
-            value=[value(tag=name, simple_value=x) for name, x in scalars]
-        ).SerializeToString()
+        values = [
+            value(tag=name, simple_value=x) for name, x in self.items().items()
+        ]
+        values += [
+            value(tag=f"{name}/exponents", histo=_histogram(*histogram))
+            for name, histogram in self.histograms.items()
+        ]
+        return tf.compat.v1.Summary(value=values).SerializeToString()
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {k: v if math.isfinite(v) else None for k, v in values.items()}
+
+
+def _histogram(lowest: int, counts: list[int]) -> Any:
+    """Returns a histogram of whole numbers as TensorBoard has it."""
+    numbers = range(lowest, lowest + len(counts))
+    pairs = list(zip(numbers, counts, strict=True))
+    return tf.compat.v1.HistogramProto(
+        min=lowest,
+        max=lowest + len(counts),
+        num=sum(counts),
+        sum=sum(n * count for n, count in pairs),
+        sum_squares=sum(n * n * count for n, count in pairs),
+        bucket_limit=[lowest, *(n + 1 for n in numbers)],
+        bucket=[0, *counts],
+    )
 
 
 class SampleLog:
@@ -84,6 +127,15 @@ class SampleLog:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lines = _Lines(folder / JSON_LINES)
         self._board: Any = self._new_board()
+
+    def describe(self, run: Mapping[str, Any]) -> None:
+        """Writes what the samples are of to `run.json`, whole or not at all.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        text = json.dumps(run, indent=1) + "\n"
+        sealing.replace(self._lines.path.with_name(RUN), text.encode())
 
     def _new_board(self) -> Any:
         return tf.summary.create_file_writer(str(self._folder))
@@ -122,11 +174,26 @@ class SampleLog:
             self._board.close()
 
 
+def open_log(folder: pathlib.Path | None) -> SampleLog | None:
+    """Returns the log of a folder, None if there is none.
+
+    Raises:
+        ValueError: if it cannot be written to.
+    """
+    try:
+        return None if folder is None else SampleLog(folder)
+    except FAULTS as fault:
+        raise ValueError(
+            "`log_dir` must be a folder that can be written to. "
+            f"Received: {str(folder)!r} ({fault})"
+        ) from fault
+
+
 class _Lines:
     """A file to append whole lines to, each in one write."""
 
     def __init__(self, path: pathlib.Path) -> None:
-        self._path = path
+        self.path = path
         self._file: Any = open(path, "ab", buffering=0)
         self._torn = _is_torn(path)
 
@@ -141,7 +208,7 @@ class _Lines:
         if self._file.write(data) != len(data):
             self._file.truncate(end)
             code = errno.ENOSPC
-            raise OSError(code, os.strerror(code), str(self._path))
+            raise OSError(code, os.strerror(code), str(self.path))
         self._torn = False
 
     def close(self) -> None:

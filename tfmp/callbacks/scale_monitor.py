@@ -3,52 +3,84 @@
 from __future__ import annotations
 
 import collections
+import math
 import os
-import pathlib
-import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from tfmp import checks
-from tfmp.callbacks.sample_log import FAULTS, Sample, SampleLog
-from tfmp.callbacks.state_reader import StateReader, steps_taken
+from tfmp.callbacks.operators import describe
+from tfmp.callbacks.sample_log import FAULTS, Sample, SampleLog, open_log
+from tfmp.callbacks.sampler import Sampler
+from tfmp.callbacks.step_count import StepCount
 
 MAX_SAMPLES = 4096
+MAX_TOLD = 5
 
 
 class ScaleMonitor(keras.callbacks.Callback):
-    """Records the loss scale, skipped steps, and every FP8 amax and scale.
+    """Records the loss scale, every FP8 scale, and what quantization costs.
 
     A sample is taken when the step count passes a multiple of `every`, and at
     the end of each epoch, by one read of the device.  It holds
 
-    | name                        | what                             | unit  |
-    |-----------------------------|----------------------------------|-------|
-    | `loss_scale`                | factor on the loss, next step    |       |
-    | `skipped_steps`             | steps skipped since the start    | steps |
-    | `<layer path>/<role>/amax`  | largest magnitude to assume      |       |
-    | `<layer path>/<role>/scale` | factor before the cast to FP8    |       |
+    | name               | what                                  | unit   |
+    |--------------------|---------------------------------------|--------|
+    | `loss_scale`       | factor on the loss, next step         |        |
+    | `skipped_steps`    | steps skipped since the start         | steps  |
+    | `overflow_count`   | those with a bad gradient             | steps  |
+    | `<tensor>/amax`    | largest magnitude to assume next      |        |
+    | `<tensor>/scale`   | factor before the next cast to FP8    |        |
+
+    and, of a step that was measured,
+
+    | name                        | what                          | unit   |
+    |-----------------------------|-------------------------------|--------|
+    | `<tensor>/observed_amax`    | largest magnitude there was   |        |
+    | `<tensor>/underflow_share`  | flushed to zero / not zero    | 0 to 1 |
+    | `<tensor>/saturation_share` | clipped / all                 | 0 to 1 |
+    | `<tensor>/sqnr`             | signal / quantization noise   | dB     |
+    | `<tensor>/range_share`      | binades in use / the format's | 0 to 1 |
+    | `<tensor>/lag`              | log2(scale / best scale)      | bits   |
+    | `lost_updates_share`        | lost to rounding / all        | 0 to 1 |
+
+    A tensor is `<layer path>/<role>`, with a role of `"inputs"`, `"kernel"` or
+    `"grads"`; `tfmp.statistics.describe` has the equations.  A scale that is
+    too large clips (`lag` above 0), one that is too small leaves range unused.
 
         scale = 2**(floor(log2(max / amax)) - margin)
 
-    with a role of `"inputs"`, `"kernel"` and `"grads"`.  Amax and scale of
-    `grads` are those of the gradient of the *scaled* loss: the gradient's own
-    amax is `amax / loss_scale`.  An amax of zero is not observed yet: the
-    scale then comes from a prior.  There is no scale for a role under current
-    scaling and for a frozen layer, where it depends on the tensor to come; no
-    loss scale or count if the optimizer has none; nothing of a role that is
-    not quantized.
+    Values of `grads` are those of the gradient of the *scaled* loss.  An amax
+    of zero is not observed yet: the scale comes from a prior.  No scale and no
+    lag has a role under current scaling, and a frozen layer; no value what is
+    not there, and updates can be lost by variables of 16 bits only.
+
+    Measured steps run another program, in which the operators measure what
+    they quantize; Keras traces and compiles it once more, at the first sample.
+    All other steps run as without a monitor.  Measured is the execution that
+    passes a multiple of `every`, and in an epoch the last but one, for the
+    last batch is often smaller.  Values of replicas and of all steps of an
+    execution are merged; of other workers nothing is read.
 
     Where it goes:
 
-    - `History.history`: the values at the end of each epoch.  They are not in
-      `logs`, so that the progress bar stays as it is.
-    - `samples`: the newest 4096, in memory.
-    - `log_dir/scales.jsonl`: a line for each sample, with the same names;
-      null stands for what is not finite.  Lines are appended, whole.
-    - `log_dir/scales/`: the same as TensorBoard scalars, by step.
+    - `History.history`: the newest values at the end of each epoch, NaN where
+      none was measured.  They are not in `logs`: the progress bar stays as it
+      is.
+    - `samples` and `findings`: of the newest 4096 samples, in memory.
+    - `log_dir/scales.jsonl`: a line for each sample, with the same names, the
+      `logs` of Keras, the `findings`, and `histograms`: by tensor the lowest
+      exponent `floor(log2(abs(x) * scale))` and the counts from there.  null
+      stands for what is not finite.  Lines are appended, whole.
+    - `log_dir/run.json`: the formats of all tensors, and versions.
+    - `log_dir/scales/`: the same for TensorBoard, by step.
+
+    What is wrong in two samples in a row is said in a warning, once: a quarter
+    of a tensor underflows, a hundredth is clipped, less than 10 dB are left,
+    half of the updates are lost.  `tfmp report LOG_DIR` draws it all.
 
     Steps go on from one `fit` to the next, and from where a restored
     optimizer stands.  Under `steps_per_execution` Keras calls back, and a
@@ -59,11 +91,14 @@ class ScaleMonitor(keras.callbacks.Callback):
     Args:
         log_dir: a local folder, or None for no files.
         every: steps between two samples, 1 or more.
+        statistics: whether steps are measured.
+        elements: how many elements of each tensor are looked at, about, for
+            all but the amax: whole rows, evenly spread.  None for all.
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if `every` is less than 1; by `fit`, before it trains, if
-            `log_dir` cannot be written to.
+        ValueError: if `every` or `elements` is less than 1; by `fit`, before
+            it trains, if `log_dir` cannot be written to.
 
     >>> from tfmp import layers
     >>> layer = layers.Dense(2, dtype="mixed_float8", name="head")
@@ -76,28 +111,41 @@ class ScaleMonitor(keras.callbacks.Callback):
     [2, 4, 6]
     >>> monitor.samples[-1]["net/head/inputs/amax"]
     1.0
+    >>> monitor.samples[-1]["net/head/inputs/underflow_share"]
+    0.0
     >>> history.history["net/head/inputs/scale"]
     [256.0]
     """
 
     def __init__(
-        self, log_dir: str | os.PathLike[str] | None = None, every: int = 16
+        self,
+        log_dir: str | os.PathLike[str] | None = None,
+        every: int = 16,
+        statistics: bool = True,
+        elements: int | None = 2**14,
     ) -> None:
         super().__init__()
         self.log_dir = (
             None if log_dir is None else checks.path("log_dir", log_dir)
         )
         self.every = checks.integer("every", every, 1)
+        self.statistics = checks.boolean("statistics", statistics)
+        if elements is not None:
+            checks.integer("elements", elements, 1)
+        self.elements = elements
         self._samples: collections.deque[Sample] = collections.deque(
             maxlen=MAX_SAMPLES
         )
-        self._trained: keras.Model | None = None
-        self._reader: StateReader | None = None
+        self._sampler: Sampler | None = None
         self._log: SampleLog | None = None
-        self._step = 0
-        self._epoch = 0
-        self._epoch_start = 0
+        self._count = StepCount(self.every)
+        self._known: dict[str, float] = {}
         self._warned: set[str] = set()
+
+    @property
+    def findings(self) -> list[str]:
+        """What was wrong in the newest samples, and what to do about it."""
+        return [text for sample in self._samples for text in sample.findings]
 
     @property
     def samples(self) -> list[dict[str, float]]:
@@ -110,67 +158,105 @@ class ScaleMonitor(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Opens the files."""
-        if self._trained is not self.model:
-            self._trained, self._step = self.model, 0
+        if self._sampler is None or self._sampler.model is not self.model:
+            how = self.statistics, self.elements
+            self._sampler = Sampler(self.model, *how)
+            self._count, self._known = StepCount(self.every), {}
             self._samples.clear()
-        self._reader = None
+        self._started = False
         self._warned.discard("write")
         self._close()
-        self._log = _open(self.log_dir)
+        self._log = open_log(self.log_dir)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts counting where the last epoch, or the optimizer, is."""
         optimizer = getattr(self.model, "optimizer", None)
-        self._step = max(self._step, steps_taken(optimizer))
-        self._epoch, self._epoch_start = epoch, self._step
-        self._first_batch: int | None = None
+        batches = (self.params or {}).get("steps")
+        self._count.begin_epoch(epoch, optimizer, batches)
+        self._known = dict.fromkeys(self._known, math.nan)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Notes where the epoch begins: not at 0 if it was resumed within."""
-        if self._first_batch is None:
-            self._first_batch = batch
+        """Has the execution measured if it is one to measure."""
+        batches = self.model.steps_per_execution
+        if self._count.begin_execution(batch, batches) and self._sampler:
+            self._sampler.arm()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Takes a sample if a multiple of `every` was passed."""
-        of_epoch = (self.params or {}).get("steps") or batch + 1
-        before = self._step
-        done = min(batch + 1, of_epoch) - (self._first_batch or 0)
-        self._step = self._epoch_start + done
-        if before // self.every < self._step // self.every:
-            self._sample()
+        if self._count.end_execution(batch):
+            self._sample(logs)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Takes a sample unless the last step did, and tells History."""
-        if self._step == self._epoch_start:
+        if not self._count.in_epoch:
             return
-        if not self._samples or self._samples[-1].step != self._step:
-            self._sample()
+        if not self._samples or self._samples[-1].step != self._count.step:
+            self._sample(logs)
         history = getattr(self.model, "history", None)
         if isinstance(history, keras.callbacks.History) and self._samples:
-            for name, value in self._samples[-1].items().items():
-                history.history.setdefault(name, []).append(value)
+            values = {**self._known, **self._samples[-1].items()}
+            _append(history.history, values)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Closes the files."""
         self._close()
+        if self._sampler is not None:
+            self._sampler.stop()
 
-    def _sample(self) -> None:
-        if self._reader is None:
-            self._reader = StateReader(self.model)
-            self._warn_without_float8()
-        sample = Sample(
-            self._step,
-            self._epoch,
-            time.time(),
-            self._reader.names,
-            self._reader.read(),
-        )
+    def _step_after(self, batch: int) -> int:
+        """Returns how many steps are done when a batch is."""
+        of_epoch = (self.params or {}).get("steps") or batch + 1
+        done = min(batch + 1, of_epoch) - (self._first_batch or 0)
+        return self._epoch_start + done
+
+    def _is_due(self, batch: int) -> bool:
+        """Whether a multiple of `every` is passed by a batch."""
+        after = self._step_after(batch)
+        return self._step // self.every < after // self.every
+
+    def _is_last_but_one(self, batch: int) -> bool:
+        """Whether it is the last execution of an epoch in full batches."""
+        steps = (self.params or {}).get("steps")
+        if steps is None:
+            return False
+        left = steps - batch - 1
+        only = left <= 0 and self._step == self._epoch_start
+        return only or 0 < left <= self.model.steps_per_execution
+
+    def _sample(self, logs: Any) -> None:
+        if self._sampler is None:
+            return
+        if not self._started:
+            self._start(self._sampler)
+        sample = self._sampler.take(self._count, logs)
+        self._known.update(sample.measured)
         self._samples.append(sample)
-        if self._log is not None:
-            try:
-                self._log.write(sample)
-            except FAULTS as fault:
-                self._warn_of(fault)
+        self._write(lambda log: log.write(sample))
+        if sample.findings:
+            self._tell(sample)
+
+    def _start(self, sampler: Sampler) -> None:
+        """Looks at the model, which may not be built when `fit` begins."""
+        self._started = True
+        if not sampler.start():
+            self._warn_without_float8()
+        run = describe(self.model, self.every)
+        self._write(lambda log: log.describe(run))
+
+    def _tell(self, sample: Sample) -> None:
+        told, more = sample.findings[:MAX_TOLD], sample.findings[MAX_TOLD:]
+        if more:
+            told = (*told, f"and {len(more)} more: see `findings`")
+        message = "\n".join([f"Step {sample.step}:", *told])
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+    def _write(self, write: Callable[[SampleLog], None]) -> None:
+        if self._log is None:
+            return
+        try:
+            write(self._log)
+        except FAULTS as fault:
+            self._warn_of(fault)
 
     def _close(self) -> None:
         log, self._log = self._log, None
@@ -188,14 +274,13 @@ class ScaleMonitor(keras.callbacks.Callback):
         )
 
     def _warn_without_float8(self) -> None:
-        if self._reader is not None and not self._reader.has_float8:
-            self._warn(
-                "float8",
-                f"No layer of the model {self.model.name!r} runs in FP8: "
-                "none is a tfmp layer with a recipe. Use tfmp.layers under "
-                "the policy 'mixed_float8'. ScaleMonitor records the loss "
-                "scale and skipped steps alone, if the optimizer has them.",
-            )
+        self._warn(
+            "float8",
+            f"No layer of the model {self.model.name!r} runs in FP8: "
+            "none is a tfmp layer with a recipe. Use tfmp.layers under "
+            "the policy 'mixed_float8'. ScaleMonitor records the loss "
+            "scale and skipped steps alone, if the optimizer has them.",
+        )
 
     def _warn(self, key: str, message: str) -> None:
         if key not in self._warned:
@@ -203,11 +288,13 @@ class ScaleMonitor(keras.callbacks.Callback):
             warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
-def _open(log_dir: pathlib.Path | None) -> SampleLog | None:
-    try:
-        return None if log_dir is None else SampleLog(log_dir)
-    except FAULTS as fault:
-        raise ValueError(
-            "`log_dir` must be a folder that can be written to. "
-            f"Received: {str(log_dir)!r} ({fault})"
-        ) from fault
+def _append(history: dict[str, list[Any]], values: dict[str, float]) -> None:
+    """Appends to the lists of all names, NaN to what is not known.
+
+    A name that is new has NaN for the epochs before.
+    """
+    epochs = max((len(history.get(name, [])) for name in values), default=0)
+    for name, value in values.items():
+        own = history.setdefault(name, [])
+        own += [math.nan] * (epochs - len(own))
+        own.append(value)

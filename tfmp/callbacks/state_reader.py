@@ -11,11 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfmp import recipes, scaling
+from tfmp.callbacks.operators import layer_names
 from tfmp.layers.state import is_amax
 
 OPTIMIZER_STATE = {
     "loss_scale": "dynamic_scale",
     "skipped_steps": "skipped_steps",
+    "overflow_count": "overflow_count",
 }
 
 
@@ -26,6 +28,7 @@ class StateReader:
 
         loss_scale              if the optimizer has one
         skipped_steps           if the optimizer counts them
+        overflow_count          likewise: those with a bad gradient
         <layer path>/<role>/amax    for each role that is quantized
         <layer path>/<role>/scale   for each of these that is delayed
 
@@ -35,9 +38,6 @@ class StateReader:
 
     with the prior where `amax` is not observed yet.  A role under current
     scaling has none before its tensor is seen, nor has any of a frozen layer.
-
-    Invariant: reading is one `tf.function`, traced once, which returns a
-    single tensor; float64, so that every float32 and every count fits.
 
     Args:
         model: built, as is its optimizer if it has one.
@@ -52,22 +52,22 @@ class StateReader:
         self._state = {k: v for k, v in state.items() if v is not None}
         amax = [v for v in model.variables if is_amax(v)]
         self.has_float8 = bool(amax)
-        self._groups = _grouped(amax)
+        self._groups = _grouped(amax, layer_names(model))
         names = [name for group in self._groups for name in group.names()]
         self.names = (*self._state, *names)
-        self._function = tf.function(self._stack, autograph=False)
 
-    @property
-    def traces(self) -> int:
-        """How many times the read was traced."""
-        return self._function.experimental_get_tracing_count()
+    def named(self, values: np.ndarray) -> dict[str, float]:
+        """Returns the values of `reading` by name."""
+        return dict(zip(self.names, values.tolist(), strict=True))
 
-    def read(self) -> np.ndarray:
-        """Returns the values, float64, in the order of `names`."""
-        return self._function().numpy() if self.names else np.zeros([0])
+    def reading(self) -> tf.Tensor:
+        """Gathers on the device, copies once, and computes on the host.
 
-    def _stack(self) -> tf.Tensor:
-        """Gathers on the device, copies once, and computes on the host."""
+        Returns:
+            float64 vector, so that every float32 and every count fits.
+        """
+        if not self.names:
+            return tf.zeros([0], tf.float64)
         state = [_float64(v)[tf.newaxis] for v in self._state.values()]
         amax = [v for group in self._groups for v in group.layers.values()]
         if amax:
@@ -139,42 +139,12 @@ class _Group:
         return scaling.compute_scale(assumed, target, self.recipe.margin)
 
 
-def _grouped(amax: Iterable[keras.Variable]) -> list[_Group]:
+def _grouped(
+    amax: Iterable[keras.Variable], names: dict[int, str]
+) -> list[_Group]:
     groups: dict[tuple[recipes.Recipe, bool], _Group] = {}
-    taken: set[str] = set()
     for variable in amax:
-        path = _free(variable.path.removesuffix("/float8/amax"), taken)
-        taken.add(path)
         key = variable.recipe, variable.trainable
         group = groups.setdefault(key, _Group(*key, {}))
-        group.layers[path] = variable
+        group.layers[names[id(variable)]] = variable
     return [group for group in groups.values() if group.columns()]
-
-
-def _free(path: str, taken: set[str]) -> str:
-    """Two layers of the same name, of two parents, may have the same path."""
-    name, number = path, 0
-    while name in taken:
-        number += 1
-        name = f"{path}_{number}"
-    return name
-
-
-def steps_taken(optimizer: object) -> int:
-    """Returns how many training steps an optimizer has seen, at the least.
-
-        steps = iterations * gradient_accumulation_steps + skipped_steps
-
-    It is less than the truth within an accumulation, and for an optimizer
-    that skips steps without counting them.  0 if it has no `iterations`.
-    """
-    iterations = getattr(optimizer, "iterations", None)
-    if iterations is None:
-        return 0
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    accumulated = getattr(inner, "gradient_accumulation_steps", None) or 1
-    skipped = getattr(optimizer, "skipped_steps", None)
-    steps = int(keras.ops.convert_to_numpy(iterations)) * accumulated
-    if skipped is None:
-        return steps
-    return steps + int(keras.ops.convert_to_numpy(skipped))

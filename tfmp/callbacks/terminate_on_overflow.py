@@ -8,7 +8,7 @@ import keras
 
 from tfmp import checks
 from tfmp.callbacks.newest_batch import NewestBatch
-from tfmp.callbacks.state_reader import steps_taken
+from tfmp.callbacks.step_count import steps_taken
 from tfmp.debug.diagnosis import diagnose
 from tfmp.debug.findings import NonFinite, NonFiniteError
 from tfmp.optimizers import LossScaleOptimizer

@@ -11,14 +11,17 @@ import tensorflow as tf
 from tfmp import checks, internals, ops, policies, recipes
 from tfmp.layers import swapping
 from tfmp.layers.dense import EinsumDense
+from tfmp.layers.measured import Measured
 
 if TYPE_CHECKING:
     from keras.layers import Layer as Base
 else:
     Base = object
 
+PRODUCTS = ("scores", "values")
 
-class Float8Attention(Base):
+
+class Float8Attention(Measured, Base):
     """Mixin for a Keras attention layer; put it before the Keras class.
 
     The layer has no FP8 state of its own: each of its projections, which
@@ -73,6 +76,13 @@ class Float8Attention(Base):
                 child.trainable = child.trainable and self.trainable
                 swapping.swap(child, EinsumDense)
 
+    def float8_operators(self) -> dict[str, recipes.Recipe]:
+        """Returns the recipe of scores and of values, if they are in FP8."""
+        recipe = self.recipe
+        if recipe is None or not recipe.attention:
+            return {}
+        return dict.fromkeys(PRODUCTS, recipe.as_current())
+
     def _compute_attention(
         self,
         query: Any,
@@ -97,12 +107,14 @@ class Float8Attention(Base):
             attention_mask = _both_allow(attention_mask, causal)
         scores, values, axes = _equations(self._combine_equation)
         recipe = recipe.as_current()
-        logits = ops.einsum(scores, query, key, recipe=recipe)
+        probes = [self.float8_probe(name, training) for name in PRODUCTS]
+        logits = ops.einsum(scores, query, key, recipe=recipe, probe=probes[0])
         logits = tf.cast(logits, tf.float32) * query.shape[-1] ** -0.5
         weights = _softmax(logits, attention_mask, axes)
         weights = tf.cast(weights, query.dtype)
-        dropped = self._dropout_layer(weights, training=training)
-        return ops.einsum(values, dropped, value, recipe=recipe), weights
+        x = self._dropout_layer(weights, training=training)
+        x = ops.einsum(values, x, value, recipe=recipe, probe=probes[1])
+        return x, weights
 
 
 def _equations(values: str) -> tuple[str, str, int]:

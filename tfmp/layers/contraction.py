@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfmp import checks, internals, ops, policies, recipes
+from tfmp.layers.measured import Measured
 from tfmp.layers.state import Float8State
 from tfmp.ops import arguments
 
@@ -17,7 +18,7 @@ else:
     Base = object
 
 
-class Float8Layer(Base):
+class Float8Layer(Measured, Base):
     """Mixin for a Keras layer of one kernel; put it before the Keras class.
 
     With a policy that has a recipe, the layer owns a `Float8State`.  Without
@@ -83,16 +84,27 @@ class Float8Layer(Base):
         """Returns how an operator of `ops` is to run: recipe and state.
 
         Without observations, as when frozen, it scales by its tensors.
+        Statistics are of training steps.
         """
-        recipe = self.recipe
-        observed = self.amax is not None and self.amax.trainable
         if training is None:
             training = internals.training_of_call()
         return {
-            "recipe": recipe if observed or not recipe else recipe.as_current(),
-            "amax": self.amax if observed else None,
+            "recipe": self.float8_operators().get(""),
+            "amax": self.amax if self._is_observed else None,
             "training": training is not False,
+            "probe": self.float8_probe("", training),
         }
+
+    def float8_operators(self) -> dict[str, recipes.Recipe]:
+        """Returns the recipe that the layer's one product runs by."""
+        recipe = self.recipe
+        if recipe is None:
+            return {}
+        return {"": recipe if self._is_observed else recipe.as_current()}
+
+    @property
+    def _is_observed(self) -> bool:
+        return self.amax is not None and self.amax.trainable
 
 
 class Float8Contraction(Float8Layer):

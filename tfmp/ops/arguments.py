@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmp import contractions, recipes, scaling
+from tfmp import checks, contractions, probes, recipes, scaling
 
 
 def operand(name: str, x: Any) -> tf.Tensor:
@@ -67,3 +67,13 @@ def amax(amax: Any) -> tf.Tensor:
             f"`amax` must have shape [3]. Received: shape {amax.shape}"
         )
     return tf.ensure_shape(amax, [3])
+
+
+def probe(probe: Any) -> probes.Probe | None:
+    """Checks the argument `probe`.
+
+    Raises:
+        TypeError: if it is something else.
+    """
+    kind = probes.Probe | None
+    return checks.instance("probe", probe, kind, "a tfmp.probes.Probe or None")

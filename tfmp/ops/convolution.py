@@ -23,6 +23,7 @@ def conv(
     recipe: Any = None,
     amax: Any = None,
     training: bool = True,
+    probe: Any = None,
 ) -> tf.Tensor:
     """Convolves on FP8 operands, with FP8 gradients; 1, 2 or 3 dimensions.
 
@@ -50,6 +51,7 @@ def conv(
         recipe: see `einsum`; its roles become E4M3.
         amax: see `einsum`.
         training: see `einsum`.
+        probe: see `einsum`.
 
     Returns:
         Tensor of the dtype of `inputs`.
@@ -86,6 +88,7 @@ def conv(
         recipe.keep_high_precision(wide),
         arguments.amax(amax),
         checks.boolean("training", training),
+        arguments.probe(probe),
     )
 
 

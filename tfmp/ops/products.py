@@ -18,6 +18,7 @@ def einsum(
     recipe: Any = None,
     amax: Any = None,
     training: bool = True,
+    probe: Any = None,
 ) -> tf.Tensor:
     """Contracts two tensors on FP8 operands, with FP8 gradients.
 
@@ -38,6 +39,8 @@ def einsum(
             amax observed in this step.
         training: whether the observations come back to `amax`.  If not, a
             role not observed yet uses its tensor's own amax.
+        probe: a `tfmp.probes.Probe`, which takes in statistics of what is
+            quantized, or None.
 
     Returns:
         Tensor of the dtype of `a`.
@@ -66,6 +69,7 @@ def einsum(
         recipe,
         arguments.amax(amax),
         checks.boolean("training", training),
+        arguments.probe(probe),
     )
 
 
@@ -78,6 +82,7 @@ def matmul(
     recipe: Any = None,
     amax: Any = None,
     training: bool = True,
+    probe: Any = None,
 ) -> tf.Tensor:
     """Multiplies matrices on FP8 operands, with FP8 gradients.
 
@@ -93,6 +98,7 @@ def matmul(
         recipe: see `einsum`.
         amax: see `einsum`.
         training: see `einsum`.
+        probe: see `einsum`.
 
     Returns:
         Tensor of the dtype of `a` and of shape `[..., m, n]`.
@@ -116,7 +122,8 @@ def matmul(
         checks.boolean("transpose_a", transpose_a),
         checks.boolean("transpose_b", transpose_b),
     )
-    return einsum(equation, a, b, recipe=recipe, amax=amax, training=training)
+    how = {"recipe": recipe, "amax": amax, "training": training, "probe": probe}
+    return einsum(equation, a, b, **how)
 
 
 def _squeeze(x: tf.Tensor, axes: tuple[int, ...]) -> tf.Tensor:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfmp import internals, replicas, undoing
 from tfmp.layers.state import is_amax
-from tfmp.optimizers import arguments, saved_state
+from tfmp.optimizers import arguments, lost_updates, saved_state
 from tfmp.optimizers.amax_history import AmaxHistory
 from tfmp.optimizers.gradients import fault
 from tfmp.optimizers.scale_rule import ScaleRule, ScaleState
@@ -90,6 +90,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
     """
 
     _amax: Any = None
+    update_probe: Any = None  # a monitor's, while a measured step is traced
 
     def __init__(
         self,
@@ -181,9 +182,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
             ValueError: if a variable has another shape in the file.  Nothing
                 is loaded then.
         """
-        pairs = None
-        if self._amax is not None:
-            pairs = saved_state.pairs(self, store, self._amax.fit)
+        pairs = self._amax and saved_state.pairs(self, store, self._amax.fit)
         if pairs is None:  # Keras says why it loads nothing
             return super().load_own_variables(store)
         for variable, value in pairs:
@@ -245,11 +244,13 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
                 else keras.ops.divide(g, scale)
                 for g, v in zip(grads, trainable_variables, strict=True)
             ]
-        first = internals.starts_accumulation(self.inner_optimizer)
-        self.inner_optimizer.apply(grads, trainable_variables)
-        factor = self._change_scale(self.rule.after_finite_step)
+        inner, updates = self.inner_optimizer, (grads, trainable_variables)
+        first = internals.starts_accumulation(inner)
+        with lost_updates.watched(self.update_probe, inner, updates):
+            inner.apply(*updates)
         self.steps_since_overflow.assign_add(1)
         self.skipped_in_a_row.assign(tf.zeros([], tf.int64))
+        factor = self._change_scale(self.rule.after_finite_step)
         if self._amax.variables:
             self._amax.push(verdict[:-1], factor, first)
 
@@ -281,9 +282,8 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Writes the inner optimizer's averages at the end of training."""
-        super().finalize_variable_values(
-            [v for v in var_list if not is_amax(v)]
-        )
+        real = [v for v in var_list if not is_amax(v)]
+        super().finalize_variable_values(real)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments, the inner optimizer serialised."""

@@ -1,0 +1,171 @@
+"""A second training step that measures what the first one only runs."""
+
+from __future__ import annotations
+
+import contextlib
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfmp import probes, recipes, statistics
+from tfmp.callbacks.operators import operators
+from tfmp.layers.measured import NO_PROBES
+from tfmp.optimizers import LossScaleOptimizer
+from tfmp.optimizers.lost_updates import UpdateProbe
+
+
+class Measurement(NamedTuple):
+    """What one sampled step, or execution, was measured to do.
+
+    Attributes:
+        values: `<operator>/<role>/<statistic>`, and those of the optimizer.
+        histograms: lowest exponent and counts, by `<operator>/<role>`.
+    """
+
+    values: dict[str, float]
+    histograms: dict[str, tuple[int, list[int]]]
+
+
+class MeasuredStep:
+    """Stands before a model's `train_function`, and measures when armed.
+
+    A step that is not measured is run by the function that Keras has made,
+    untouched.  For the others Keras makes a second one of the same
+    `train_step`; the layers have probes while it is traced.
+
+    Invariants: one armed call is one measured execution; the model's layers
+    have probes only during one.  Of two that stand one before the other, one
+    measures an execution.
+
+    Args:
+        model: within `fit`, built.
+        elements: see `tfmp.probes.Probe`.
+
+    Attributes:
+        inner: the function that it stands before.
+    """
+
+    def __init__(self, model: keras.Model, elements: int | None) -> None:
+        self._model = model
+        self.inner: Any = model.train_function
+        self._measured: Any = None
+        self._armed = False
+        self._operators = operators(model)
+        with model.distribute_strategy.scope():
+            self._probes = {n: probes.Probe(elements) for n in self._operators}
+            self._updates = _update_probe(model, elements)
+
+    def fits(self) -> bool:
+        """Whether it measures all that there is in the model by now."""
+        return operators(self._model) == self._operators
+
+    def is_in_use(self) -> bool:
+        """Whether it stands before the model's function, or just did."""
+        removed = self._model.train_function == self.inner
+        return removed or self._stands_before()
+
+    def arm(self) -> None:
+        """Says that the next execution is to be measured."""
+        self._armed = bool(self._operators or self._updates)
+        if self._armed and not self._stands_before():
+            self.inner = self._model.train_function
+            self._model.train_function = self._dispatch
+
+    def remove(self) -> None:
+        """Gives the model its function back, unless another stands before."""
+        if self._model.train_function == self._dispatch:
+            self._model.train_function = self.inner
+
+    def _stands_before(self) -> bool:
+        """Whether the model's function leads here, also through others."""
+        function = self._model.train_function
+        while function is not None and function != self._dispatch:
+            owner = getattr(function, "__self__", None)
+            function = getattr(owner, "inner", None)
+        return function is not None
+
+    def reading(self) -> tuple[tf.Tensor | None, tf.Tensor | None]:
+        """Returns what was measured last, and forgets it, in a graph."""
+        every, updates = list(self._probes.values()), self._updates
+        return (
+            probes.reading(every) if every else None,
+            None if updates is None else updates.reading(),
+        )
+
+    def described(
+        self, vectors: np.ndarray | None, updates: np.ndarray | None
+    ) -> Measurement:
+        """Returns in numbers by name what `reading` returned."""
+        found = Measurement({}, {})
+        read = [] if vectors is None else probes.arrays(vectors)
+        for (name, operator), by_role in zip(
+            self._operators.items(), read, strict=True
+        ):
+            for role, vector in by_role.items():
+                where = f"{name}/{role}"
+                _describe(found, where, role, operator.recipe, vector)
+        if updates is not None:
+            share = UpdateProbe.share(updates)
+            found.values["lost_updates_share"] = share
+        return found
+
+    def _dispatch(self, iterator: Any) -> Any:
+        armed, self._armed = self._armed, False
+        if not armed:
+            return self.inner(iterator)
+        if self._measured is None:
+            self._measured = self._another_function()
+        with self._probing():
+            return self._measured(iterator)
+
+    def _another_function(self) -> Callable:
+        there = self._model.train_function
+        self._model.make_train_function(force=True)
+        another, self._model.train_function = self._model.train_function, there
+        return another
+
+    @contextlib.contextmanager
+    def _probing(self) -> Iterator[None]:
+        by_layer: dict[int, dict[str, probes.Probe]] = {}
+        for path, (layer, name, _) in self._operators.items():
+            own = by_layer.setdefault(id(layer), {})
+            own[name] = self._probes[path]
+            layer.float8_probes = types.MappingProxyType(own)
+        if self._updates is not None:
+            self._model.optimizer.update_probe = self._updates
+        try:
+            yield
+        finally:
+            for operator in self._operators.values():
+                operator.layer.float8_probes = NO_PROBES
+            if self._updates is not None:
+                self._model.optimizer.update_probe = None
+
+
+def _update_probe(
+    model: keras.Model, elements: int | None
+) -> UpdateProbe | None:
+    """Returns a probe if an update of the model can be lost to rounding."""
+    ours = isinstance(model.optimizer, LossScaleOptimizer)
+    low = any(map(UpdateProbe.concerns, model.trainable_variables))
+    return UpdateProbe(elements) if ours and low else None
+
+
+def _describe(
+    found: Measurement,
+    name: str,
+    role: str,
+    recipe: recipes.Recipe,
+    vector: np.ndarray,
+) -> None:
+    described = statistics.describe(vector, recipe.format(role))
+    if not described:
+        return
+    if not recipe.is_delayed(role):
+        del described["lag"]
+    found.values.update({f"{name}/{k}": v for k, v in described.items()})
+    found.histograms[name] = statistics.histogram(vector)

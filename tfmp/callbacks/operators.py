@@ -1,0 +1,93 @@
+"""The names that a monitor gives to what quantizes in a model."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tfmp import recipes
+from tfmp.conversion.records import flatten
+from tfmp.layers.measured import Measured
+from tfmp.layers.state import is_amax
+from tfmp.version import VERSION
+
+
+class Operator(NamedTuple):
+    """A product, and its gradients, of a layer.
+
+    Attributes:
+        layer: that it belongs to.
+        name: in the layer, "" for the only one.
+        recipe: that it runs by.
+    """
+
+    layer: Any
+    name: str
+    recipe: recipes.Recipe
+
+
+def operators(model: keras.Model) -> dict[str, Operator]:
+    """Returns all that quantizes in a model, by the path of the layer.
+
+    Attention has two of its own: `<path>/scores` and `<path>/values`.
+    """
+    names = layer_names(model)
+    found: dict[str, Operator] = {}
+    for layer in filter(_is_measured, flatten(model).values()):
+        for name, recipe in layer.float8_operators().items():
+            path = f"{layer.path}/{name}"
+            if not name:
+                path = names[id(layer.amax)]
+            found[path] = Operator(layer, name, recipe)
+    return found
+
+
+def _is_measured(layer: Any) -> bool:
+    return isinstance(layer, Measured)
+
+
+def layer_names(model: keras.Model) -> dict[int, str]:
+    """Returns the path of the layer that each `amax` belongs to, by its id.
+
+    Two layers of the same name, of two parents, may have the same path: the
+    second gets a number.
+    """
+    names: dict[int, str] = {}
+    for variable in filter(is_amax, model.variables):
+        path = variable.path.removesuffix("/float8/amax")
+        name, number = path, 0
+        while name in names.values():
+            number += 1
+            name = f"{path}_{number}"
+        names[id(variable)] = name
+    return names
+
+
+def describe(model: keras.Model, every: int) -> dict[str, Any]:
+    """Returns what samples of a model are of, as JSON-serialisable values.
+
+    Args:
+        model: built.
+        every: steps between two samples.
+    """
+    return {
+        "model": model.name,
+        "tfmp": VERSION,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "started": time.time(),
+        "every": every,
+        "tensors": {
+            f"{path}/{role}": _tensor(operator.recipe, role)
+            for path, operator in operators(model).items()
+            for role in filter(operator.recipe.quantizes, recipes.ROLES)
+        },
+    }
+
+
+def _tensor(recipe: recipes.Recipe, role: str) -> dict[str, str]:
+    scaling = "delayed" if recipe.is_delayed(role) else "current"
+    return {"format": recipe.format(role).name, "scaling": scaling}

@@ -1,0 +1,114 @@
+"""Takes samples of a model: its state, and what a step was measured to do."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfmp.callbacks.advice import Adviser
+from tfmp.callbacks.measured_step import MeasuredStep, Measurement
+from tfmp.callbacks.sample_log import Sample
+from tfmp.callbacks.state_reader import StateReader
+from tfmp.callbacks.step_count import StepCount
+
+
+class Sampler:
+    """Reads everything that a sample holds, in one call of the device.
+
+    Invariant: one `tf.function` reads, which is traced once a `fit`.
+
+    Args:
+        model: that is trained.
+        statistics: whether steps are measured.
+        elements: see `tfmp.probes.Probe`.
+    """
+
+    def __init__(
+        self, model: keras.Model, statistics: bool, elements: int | None
+    ) -> None:
+        self.model = model
+        self._statistics = statistics
+        self._elements = elements
+        self._adviser = Adviser()
+        self._measuring: MeasuredStep | None = None
+        self._state: StateReader | None = None
+        self._function: Any = None
+
+    @property
+    def traces(self) -> int:
+        """How many times the reading was traced in this `fit`."""
+        return self._function.experimental_get_tracing_count()
+
+    def start(self) -> bool:
+        """Looks at the model anew, once a `fit`.
+
+        Returns:
+            Whether a layer of it has FP8 state.
+        """
+        self._state, self._function = StateReader(self.model), None
+        if self._measuring is not None and not self._measuring.fits():
+            self._measuring = None
+        return self._state.has_float8
+
+    def arm(self) -> None:
+        """Has the next execution measured."""
+        if not self._statistics:
+            return
+        if self._measuring is None or not self._measuring.is_in_use():
+            self._measuring = MeasuredStep(self.model, self._elements)
+            self._function = None
+        self._measuring.arm()
+
+    def stop(self) -> None:
+        """Gives the model its own step back."""
+        if self._measuring is not None:
+            self._measuring.remove()
+
+    def take(self, count: StepCount, logs: Any) -> Sample:
+        """Returns a sample of this moment, and of what was measured last.
+
+        Args:
+            count: says which moment that is.
+            logs: what Keras gives to callbacks.
+        """
+        self._function = self._function or self._reading_function()
+        state, *vectors = map(_array, self._function())
+        measured = Measurement({}, {})
+        if self._measuring is not None:
+            measured = self._measuring.described(*vectors)
+        return Sample(
+            count.step,
+            count.epoch,
+            time.time(),
+            {} if self._state is None else self._state.named(state),
+            measured.values,
+            measured.histograms,
+            _scalars(logs),
+            tuple(self._adviser.look(measured.values)),
+        )
+
+    def _reading_function(self) -> Any:
+        state, measuring = self._state, self._measuring
+
+        def read() -> tuple[tf.Tensor | None, ...]:
+            nothing = None, None
+            return (
+                None if state is None else state.reading(),
+                *(nothing if measuring is None else measuring.reading()),
+            )
+
+        return tf.function(read, autograph=False)
+
+
+def _array(tensor: tf.Tensor | None) -> np.ndarray | None:
+    return None if tensor is None else tensor.numpy()
+
+
+def _scalars(logs: Any) -> dict[str, float]:
+    """Returns the numbers in Keras' logs."""
+    values = {k: np.asarray(v) for k, v in (logs or {}).items()}
+    return {k: float(v) for k, v in values.items() if v.ndim == 0}

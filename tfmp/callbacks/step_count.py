@@ -1,0 +1,107 @@
+"""How far a training is, as a callback sees it."""
+
+from __future__ import annotations
+
+import keras
+
+
+class StepCount:
+    """Counts steps over epochs, and says when a sample is due.
+
+    Steps go on from one `fit` to the next, and from where a restored
+    optimizer stands.
+
+    Args:
+        every: steps between two samples.
+
+    Attributes:
+        step: training steps done.
+        epoch: the epoch, from 0.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self.step = 0
+        self.epoch = 0
+        self._start = 0
+        self._first_batch: int | None = None
+        self._batches: int | None = None
+
+    @property
+    def in_epoch(self) -> bool:
+        """Whether a step of the epoch is done."""
+        return self.step != self._start
+
+    def begin_epoch(
+        self, epoch: int, optimizer: object, batches: int | None
+    ) -> None:
+        """Starts counting where the last epoch, or the optimizer, is.
+
+        Args:
+            epoch: its number.
+            optimizer: of the model.
+            batches: in the epoch; None if that is unknown.
+        """
+        self.step = max(self.step, steps_taken(optimizer))
+        self.epoch, self._start = epoch, self.step
+        self._first_batch, self._batches = None, batches
+
+    def begin_execution(self, batch: int, batches: int) -> bool:
+        """Says whether the execution is one to measure.
+
+        It is if a sample will be due after it.  In place of the last one of
+        an epoch it is the last but one, as the last batch is often smaller.
+        An epoch that was resumed within does not begin at batch 0.
+
+        Args:
+            batch: the first of the execution.
+            batches: of one execution.
+        """
+        if self._first_batch is None:
+            self._first_batch = batch
+        last = batch + batches - 1
+        if self._batches is None:
+            return self._is_due(last)
+        left = self._batches - last - 1
+        if left <= 0:
+            return not self.in_epoch
+        return self._is_due(last) or left <= batches
+
+    def end_execution(self, batch: int) -> bool:
+        """Counts, and says whether a multiple of `every` was passed.
+
+        Args:
+            batch: the last of the execution.
+        """
+        due = self._is_due(batch)
+        self.step = self._after(batch)
+        return due
+
+    def _after(self, batch: int) -> int:
+        batches = self._batches or batch + 1
+        done = min(batch + 1, batches) - (self._first_batch or 0)
+        return self._start + done
+
+    def _is_due(self, batch: int) -> bool:
+        after = self._after(batch)
+        return self.step // self._every < after // self._every
+
+
+def steps_taken(optimizer: object) -> int:
+    """Returns how many training steps an optimizer has seen, at the least.
+
+        steps = iterations * gradient_accumulation_steps + skipped_steps
+
+    It is less than the truth within an accumulation, and for an optimizer
+    that skips steps without counting them.  0 if it has no `iterations`.
+    """
+    iterations = getattr(optimizer, "iterations", None)
+    if iterations is None:
+        return 0
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    accumulated = getattr(inner, "gradient_accumulation_steps", None) or 1
+    skipped = getattr(optimizer, "skipped_steps", None)
+    steps = int(keras.ops.convert_to_numpy(iterations)) * accumulated
+    if skipped is None:
+        return steps
+    return steps + int(keras.ops.convert_to_numpy(skipped))

@@ -1,0 +1,252 @@
+"""The forward and the backward pass of a contraction, as XLA compiles them.
+
+Each is a pure function of tensors; `contractions` makes one differentiable
+operator of the two, and says what is multiplied by what.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+from typing import NamedTuple, Protocol
+
+import tensorflow as tf
+
+from tfmp import (
+    equations,
+    naming,
+    quantization,
+    recipes,
+    scaling,
+    stablehlo,
+    statistics,
+    windows,
+)
+
+
+class Bilinear(Hashable, Protocol):
+    """What multiplies inputs and kernel, with three products."""
+
+    def product(self, name: str) -> equations.Contraction | windows.Window:
+        """Returns `"output"`, `"input_grad"` or `"kernel_grad"`."""
+
+
+class Operand(NamedTuple):
+    """A factor of a product: `value / scale` is what it stands for.
+
+    An operand in the compute dtype has no scale.
+    """
+
+    value: tf.Tensor
+    scale: tf.Tensor | None = None
+
+
+class Scales(NamedTuple):
+    """What is known before a tensor is seen: scalars of delayed scaling.
+
+    Attributes:
+        scales: of each role.
+        factors: what undoes the scales of each product's operands.
+    """
+
+    scales: dict[str, tf.Tensor]
+    factors: dict[str, tf.Tensor]
+
+
+class Saved(NamedTuple):
+    """What the backward pass needs of the forward pass."""
+
+    inputs: Operand
+    kernel: Operand
+    scales: Scales
+
+
+class Seen(NamedTuple):
+    """What was observed of a tensor that was quantized.
+
+    Attributes:
+        amax: the largest magnitude in it.
+        statistics: a vector of `tfmp.statistics`, None if not asked for.
+    """
+
+    amax: tf.Tensor
+    statistics: tf.Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The forward and backward pass of one kind of contraction.
+
+    Attributes:
+        contraction: what is multiplied.
+        recipe: formats and scaling of the roles.
+        training: whether observations come back to `amax`.
+        measured: whether statistics are computed too.
+        elements: how many elements of a tensor these look at, None for all.
+    """
+
+    contraction: Bilinear
+    recipe: recipes.Recipe
+    training: bool
+    measured: bool = False
+    elements: int | None = None
+
+    def forward(
+        self, inputs: tf.Tensor, kernel: tf.Tensor, amax: tf.Tensor
+    ) -> tuple[tf.Tensor, Saved, list[Seen]]:
+        """Returns the result, what backward needs, and what was seen."""
+        wide = Operand(inputs), Operand(tf.cast(kernel, inputs.dtype))
+        scales = self.delayed_scales(amax, scaling.amax(kernel))
+        low_inputs, inputs_seen = self.quantize("inputs", inputs, amax, scales)
+        low_kernel, kernel_seen = self.quantize("kernel", kernel, amax, scales)
+
+        def operands(product: str) -> tuple[Operand, Operand]:
+            low = self.recipe.in_float8(product)
+            return (low_inputs, low_kernel) if low else wide
+
+        result = self.product(
+            "output", *operands("output"), inputs.dtype, scales
+        )
+        saved = Saved(
+            _pack(operands("kernel_grad")[0]),
+            _pack(operands("input_grad")[1]),
+            scales,
+        )
+        return result, saved, [inputs_seen, kernel_seen]
+
+    def backward(
+        self, upstream: tf.Tensor, saved: Saved, amax: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, Seen]:
+        """Returns the gradients of inputs and kernel; upstream as seen."""
+        inputs = _unpack(saved.inputs, self.recipe.format("inputs").dtype)
+        kernel = _unpack(saved.kernel, self.recipe.format("kernel").dtype)
+        scales = saved.scales
+        low, seen = self.quantize("grads", upstream, amax, scales)
+
+        def grads(product: str) -> Operand:
+            return low if self.recipe.in_float8(product) else Operand(upstream)
+
+        d_inputs = self.product(
+            "input_grad", grads("input_grad"), kernel, upstream.dtype, scales
+        )
+        d_kernel = self.product(
+            "kernel_grad", inputs, grads("kernel_grad"), upstream.dtype, scales
+        )
+        # A tape around would look for the gradients of what runs in here.
+        results = d_inputs, d_kernel, seen
+        return tf.nest.map_structure(_stopped, results)
+
+    def delayed_scales(self, amax: tf.Tensor, kernel_amax: tf.Tensor) -> Scales:
+        """Computes the scalars that need not see an activation.
+
+        A kernel that no step has observed is there to be looked at.  The
+        barrier has XLA compute all scalars in one kernel; otherwise each
+        product repeats the arithmetic and slices `amax` again.
+        """
+        seen = {"kernel": kernel_amax}
+        exponents = {
+            role: self.exponent(role, self.assumed(role, amax, seen.get(role)))
+            for role in recipes.ROLES
+            if self.training
+            and self.recipe.is_delayed(role)
+            and self.recipe.quantizes(role)
+        }
+        factors = {
+            product: scaling.exp2(-exponents[lhs] - exponents[rhs])
+            for product, (lhs, rhs) in recipes.OPERANDS.items()
+            if lhs in exponents and rhs in exponents
+        }
+        scales = {role: scaling.exp2(e) for role, e in exponents.items()}
+        known = Scales(scales, factors)
+        if not scales:
+            return known
+        flat = stablehlo.barrier(*tf.nest.flatten(known))
+        return tf.nest.pack_sequence_as(known, flat)
+
+    def assumed(
+        self, role: str, amax: tf.Tensor, observed: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Returns the amax of delayed scaling for a role."""
+        target = self.recipe.format(role)
+        return scaling.assumed_amax(amax, role, target, observed)
+
+    def exponent(self, role: str, amax: tf.Tensor) -> tf.Tensor:
+        """Returns the exponent of the role's scale for an amax."""
+        target = self.recipe.format(role)
+        return scaling.scale_exponent(amax, target, self.recipe.margin)
+
+    def quantize(
+        self, role: str, x: tf.Tensor, amax: tf.Tensor, scales: Scales
+    ) -> tuple[Operand, Seen]:
+        """Returns the role's FP8 operand, and what was seen of the tensor."""
+        if not self.recipe.quantizes(role):
+            return Operand(x), Seen(tf.constant(0.0))
+        observed = scaling.amax(x)
+        scale = scales.scales.get(role)
+        if scale is None:
+            assumed = observed
+            if self.recipe.is_delayed(role):
+                assumed = self.assumed(role, amax, observed)
+            scale = scaling.exp2(self.exponent(role, assumed))
+        target = self.recipe.format(role)
+        low = quantization.quantize(x, scale, target)
+        vector = None
+        if self.measured:
+            margin, elements = self.recipe.margin, self.elements
+            vector = statistics.measure(
+                x, scale, target, observed, margin, elements
+            )
+        return Operand(low, scale), Seen(observed, vector)
+
+    def product(
+        self,
+        name: str,
+        lhs: Operand,
+        rhs: Operand,
+        dtype: tf.DType,
+        scales: Scales,
+    ) -> tf.Tensor:
+        """Multiplies, removes both scales, and orders the axes.
+
+        Gradients ask for full accumulation in float32.
+        """
+        product = self.contraction.product(name)
+        with naming.product(name):
+            result = stablehlo.multiply(
+                product, lhs.value, rhs.value, _wide(dtype), name != "output"
+            )
+        if lhs.scale is not None and rhs.scale is not None:
+            factor = scales.factors.get(name)
+            if factor is None:
+                factor = tf.minimum((1 / lhs.scale) * (1 / rhs.scale), 2.0**127)
+            result *= tf.cast(factor, result.dtype)
+            if isinstance(product, windows.Window) and not product.widen:
+                # XLA would fuse what follows into the call to cuDNN: a bias
+                # as a tensor of the result's size, or more than it can run.
+                result = stablehlo.fence(result)
+        if product.permutation != tuple(range(len(product.out))):
+            result = tf.transpose(result, product.permutation)
+        return tf.cast(result, dtype)
+
+
+def _pack(operand: Operand) -> Operand:
+    """As bytes: TensorFlow's lists, which loops keep tensors in, lack FP8."""
+    if operand.scale is None:
+        return operand
+    return operand._replace(value=stablehlo.bitcast(operand.value, tf.uint8))
+
+
+def _unpack(operand: Operand, dtype: str) -> Operand:
+    if operand.scale is None:
+        return operand
+    value = stablehlo.bitcast(operand.value, tf.as_dtype(dtype))
+    return operand._replace(value=value)
+
+
+def _stopped(x: tf.Tensor | None) -> tf.Tensor | None:
+    return None if x is None else tf.stop_gradient(x)
+
+
+def _wide(dtype: tf.DType) -> tf.DType:
+    """float16 has room neither for the factor nor for the scaled product."""
+    return tf.float32 if dtype == tf.float16 else dtype

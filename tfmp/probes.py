@@ -1,0 +1,80 @@
+"""A probe takes in the statistics of a contraction while a step runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfmp import checks, recipes, replicas, statistics
+
+
+class Probe:
+    """Three vectors of statistics, one for each role of a contraction.
+
+    An operator that is given a probe measures what it quantizes, in the same
+    compiled function, and merges it into the probe.  Without one its program
+    holds nothing of that.  A probe is outside of gradients: recomputed layers
+    are measured twice, which changes no share.
+
+    Under a `tf.distribute` strategy, make it in the strategy's scope; each
+    replica then has vectors of its own, which `read` merges.
+
+    Args:
+        elements: how many elements of each tensor to look at, about: whole
+            rows, evenly spread.  A share has a standard error of
+            `sqrt(p * (1 - p) / elements)` at most if they are independent.
+            None for all.  The amax is always that of all.
+
+    Raises:
+        TypeError: if `elements` is no integer.
+        ValueError: if it is less than 1.
+
+    >>> from tfmp import ops
+    >>> probe = Probe()
+    >>> y = ops.matmul([[1.0, 1e-9]], tf.ones([2, 3]), probe=probe)
+    >>> [vectors] = read([probe])
+    >>> statistics.describe(vectors["inputs"], E4M3)["underflow_share"]
+    0.5
+    """
+
+    def __init__(self, elements: int | None = 2**14) -> None:
+        if elements is not None:
+            checks.integer("elements", elements, 1)
+        self.elements = elements
+        self.variables = {
+            role: replicas.local_variable(statistics.START)
+            for role in recipes.ROLES
+        }
+
+    def take_in(self, role: str, vector: tf.Tensor) -> None:
+        """Merges the statistics of one more tensor in a role."""
+        variable = self.variables[role]
+        before = variable.read_value()
+        variable.assign(statistics.merge(before, tf.stop_gradient(vector)))
+
+
+def read(probes: Sequence[Probe]) -> list[dict[str, np.ndarray]]:
+    """Returns what each probe has taken in, by role, and empties it.
+
+    Of replicas on other machines nothing is read.  It may be made part of a
+    `tf.function`: see `reading`.
+    """
+    return arrays(reading(probes).numpy())
+
+
+def reading(probes: Sequence[Probe]) -> tf.Tensor:
+    """Returns the vectors, of shape `[replicas, probes, 3, ...]`, as `read`."""
+    every = [v for probe in probes for v in probe.variables.values()]
+    values = replicas.taken(every, statistics.START)
+    shape = [-1, len(probes), len(recipes.ROLES), len(statistics.START)]
+    return tf.reshape(values, shape)
+
+
+def arrays(values: np.ndarray) -> list[dict[str, np.ndarray]]:
+    """Merges the replicas' vectors of `reading`: one dictionary a probe."""
+    summed = values[..., : statistics.SUMMED].sum(axis=0)
+    largest = values[..., statistics.SUMMED :].max(axis=0)
+    merged = np.concatenate([summed, largest], axis=-1)
+    return [dict(zip(recipes.ROLES, rows, strict=True)) for rows in merged]
