@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+from tfmp.layers.attention import PRODUCTS
+
 PATIENCE = 2  # samples in a row
 NAMES = {"inputs": "inputs", "kernel": "kernel values", "grads": "gradients"}
 NARROW = (
@@ -50,9 +52,15 @@ class Rule:
     says: Callable[[str, str, Mapping[str, float]], str]
 
 
+def _narrow(operator: str) -> str:
+    """Says how to give a layer a wider format; attention's own is its."""
+    layer, _, name = operator.rpartition("/")
+    return NARROW % (layer if name in PRODUCTS else operator)
+
+
 def _underflow(layer: str, tensor: str, values: Mapping[str, float]) -> str:
     share = values["underflow_share"]
-    why = BEHIND if values.get("lag", 0) <= -4 else NARROW % layer
+    why = BEHIND if values.get("lag", 0) <= -4 else _narrow(layer)
     return f"{layer}: {share:.0%} of {tensor} underflow to zero; {why}"
 
 
@@ -63,7 +71,7 @@ def _saturation(layer: str, tensor: str, values: Mapping[str, float]) -> str:
 
 def _noise(layer: str, tensor: str, values: Mapping[str, float]) -> str:
     sqnr = values["sqnr"]
-    why = BEHIND if values.get("lag", 0) <= -4 else NARROW % layer
+    why = BEHIND if values.get("lag", 0) <= -4 else _narrow(layer)
     return f"{layer}: {sqnr:.0f} dB is all that is left of {tensor}; {why}"
 
 

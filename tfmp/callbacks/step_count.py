@@ -26,6 +26,7 @@ class StepCount:
         self._start = 0
         self._first_batch: int | None = None
         self._batches: int | None = None
+        self._was_due = False
 
     @property
     def in_epoch(self) -> bool:
@@ -50,7 +51,8 @@ class StepCount:
         """Says whether the execution is one to measure.
 
         It is if a sample will be due after it.  In place of the last one of
-        an epoch it is the last but one, as the last batch is often smaller.
+        an epoch it is the last but one, as the last batch is often smaller,
+        unless that has had a sample of its own.
         An epoch that was resumed within does not begin at batch 0.
 
         Args:
@@ -64,7 +66,7 @@ class StepCount:
             return self._is_due(last)
         left = self._batches - last - 1
         if left <= 0:
-            return not self.in_epoch
+            return not self.in_epoch or (self._was_due and self._is_due(last))
         return self._is_due(last) or left <= batches
 
     def end_execution(self, batch: int) -> bool:
@@ -73,9 +75,9 @@ class StepCount:
         Args:
             batch: the last of the execution.
         """
-        due = self._is_due(batch)
+        self._was_due = self._is_due(batch)
         self.step = self._after(batch)
-        return due
+        return self._was_due
 
     def _after(self, batch: int) -> int:
         batches = self._batches or batch + 1
