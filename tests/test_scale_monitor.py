@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
-from tfmp import layers, policies, recipes, scaling
+from tfmp import callbacks, layers, policies, recipes, scaling
 from tfmp.callbacks import ScaleMonitor, scale_monitor
 from tfmp.callbacks.sample_log import Sample, SampleLog
 from tfmp.callbacks.state_reader import StateReader
@@ -222,6 +222,36 @@ def test_tensorboard_shows_the_samples(run):
         assert series == pytest.approx(expected, rel=2**-23)
 
 
+def test_tensorboard_shows_histograms_of_exponents(run):
+    events = EventAccumulator(str(run.folder / "scales")).Reload()
+    names = [f"{path}/{role}" for path in PATHS for role in recipes.ROLES]
+    tags = [f"{name}/exponents" for name in names]
+    assert sorted(events.Tags()["histograms"]) == sorted(tags)
+    last = read_lines(run.folder)[-1]["histograms"]
+    for name, tag in zip(names, tags, strict=True):
+        event = events.Histograms(tag)[-1]
+        lowest, counts = last[name]
+        assert event.step == 24
+        assert event.histogram_value.bucket == [0, *counts]
+        assert event.histogram_value.bucket_limit[0] == lowest
+
+
+def test_the_run_is_described(run):
+    described = json.loads((run.folder / "run.json").read_text())
+    assert described["model"] == "net" and described["every"] == 5
+    assert described["tensors"]["net/head/grads"] == {
+        "format": "E5M2",
+        "scaling": "delayed",
+    }
+    assert len(described["tensors"]) == len(PATHS) * len(recipes.ROLES)
+
+
+def test_logs_are_those_of_keras(run):
+    lines = read_lines(run.folder)
+    assert all(list(line["logs"]) == ["loss"] for line in lines)
+    assert lines[2]["logs"]["loss"] == run.history["loss"][0]
+
+
 def test_other_callbacks_work_beside_it(run):
     train = EventAccumulator(str(run.folder / "train")).Reload()
     tags = train.Tags()["tensors"]
@@ -370,6 +400,30 @@ def test_the_optimizer_of_keras_has_a_loss_scale_only():
     fit_plain(make_plain(optimizer), monitor)
     assert list(monitor.samples[0]) == [*HEAD, "loss_scale"]
     assert monitor.samples[0]["loss_scale"] == 16.0
+
+
+def test_the_callbacks_of_keras_work_together(tmp_path):
+    own = keras.callbacks
+    optimizer = keras.optimizers.SGD(1e-3, use_ema=True)
+    model = make_model(LossScaleOptimizer(optimizer), run_eagerly=True)
+    monitor = ScaleMonitor(tmp_path / "logs", every=3)
+    fit(
+        model,
+        own.LambdaCallback(on_train_batch_end=lambda batch, logs: None),
+        own.LearningRateScheduler(lambda epoch: 1e-3 / (epoch + 1)),
+        own.TerminateOnNaN(),
+        monitor,
+        own.ReduceLROnPlateau("loss"),
+        own.SwapEMAWeights(swap_on_epoch=True),
+        own.CSVLogger(tmp_path / "log.csv"),
+        callbacks.TerminateOnOverflow(4),
+        callbacks.BackupAndRestore(tmp_path / "backup"),
+        epochs=2,
+    )
+    assert steps_of(monitor) == [3, 6, 9, 12, 15, 18, 21, 24]
+    assert all("net/head/grads/sqnr" in s for s in monitor.samples)
+    head = (tmp_path / "log.csv").read_text().splitlines()[0]
+    assert head.startswith("epoch,learning_rate,loss") and "net" not in head
 
 
 def test_a_model_without_float8_is_warned_of_once(tmp_path):

@@ -180,18 +180,12 @@ def test_a_probe_takes_in_what_operators_quantize():
         y = ops.matmul(x, tf.ones([4, 2]), probe=probe)
         loss = tf.reduce_sum(y * [[1.0, 1e-12]])
     tape.gradient(loss, x)
-    [vectors] = probes.read([probe])
-    recipe = recipes.CurrentScaling()
-    inputs, kernel, grads = (
-        statistics.describe(vectors[role], recipe.format(role))
-        for role in recipes.ROLES
-    )
+    inputs, kernel, grads = probe.read(recipes.CurrentScaling()).values()
     assert inputs["underflow_share"] == pytest.approx(1 / 3)
     assert inputs["observed_amax"] == 3.0 and inputs["lag"] == 0
     assert kernel["sqnr"] == math.inf
     assert grads["underflow_share"] == 0.5
-    [empty] = probes.read([probe])
-    assert statistics.describe(empty["inputs"], recipe.format("inputs")) == {}
+    assert probe.read("current") == {role: {} for role in recipes.ROLES}
 
 
 def test_arguments_are_checked():
@@ -199,5 +193,7 @@ def test_arguments_are_checked():
         probes.Probe(0)
     with pytest.raises(TypeError, match="`elements` must be an integer"):
         probes.Probe(2.5)
+    with pytest.raises(TypeError, match="`recipe` must be"):
+        probes.Probe().read(3)
     with pytest.raises(TypeError, match="`probe` must be a tfmp"):
         ops.matmul(tf.ones([2, 2]), tf.ones([2, 2]), probe=3)

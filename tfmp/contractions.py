@@ -55,7 +55,7 @@ def contract(
         training: whether observations come back to `amax`.  Then inputs and
             gradients without one use a prior; otherwise, and the kernel
             always, a role without one uses its tensor's own amax.
-        probe: a `tfmp.probes.Probe` that takes in statistics, or None.
+        probe: a `tfmp.ops.Probe` that takes in statistics, or None.
 
     Returns:
         Tensor of the dtype of `inputs`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,7 +20,7 @@ class Probe:
     are measured twice, which changes no share.
 
     Under a `tf.distribute` strategy, make it in the strategy's scope; each
-    replica then has vectors of its own, which `read` merges.
+    replica then has vectors of its own, which reading merges.
 
     Args:
         elements: how many elements of each tensor to look at, about: whole
@@ -32,10 +33,9 @@ class Probe:
         ValueError: if it is less than 1.
 
     >>> from tfmp import ops
-    >>> probe = Probe()
+    >>> probe = ops.Probe()
     >>> y = ops.matmul([[1.0, 1e-9]], tf.ones([2, 3]), probe=probe)
-    >>> [vectors] = read([probe])
-    >>> statistics.describe(vectors["inputs"], E4M3)["underflow_share"]
+    >>> probe.read("current")["inputs"]["underflow_share"]
     0.5
     """
 
@@ -54,18 +54,36 @@ class Probe:
         before = variable.read_value()
         variable.assign(statistics.merge(before, tf.stop_gradient(vector)))
 
+    def read(self, recipe: Any) -> dict[str, dict[str, float]]:
+        """Returns what was measured, by role and name, and empties the probe.
 
-def read(probes: Sequence[Probe]) -> list[dict[str, np.ndarray]]:
-    """Returns what each probe has taken in, by role, and empties it.
+        `tfmp.callbacks.ScaleMonitor` has the names.  Of replicas on other
+        machines nothing is read.
 
-    Of replicas on other machines nothing is read.  It may be made part of a
-    `tf.function`: see `reading`.
-    """
-    return arrays(reading(probes).numpy())
+        Args:
+            recipe: that the operator ran by, a `tfmp.recipes` recipe or
+                preset name.
+
+        Returns:
+            A dictionary for each role, empty where nothing was quantized.
+
+        Raises:
+            TypeError, ValueError: if `recipe` is no recipe.
+        """
+        recipe = recipes.get(recipe)
+        [vectors] = arrays(reading([self]).numpy())
+        return {
+            role: statistics.describe(vector, recipe.format(role))
+            for role, vector in vectors.items()
+        }
 
 
 def reading(probes: Sequence[Probe]) -> tf.Tensor:
-    """Returns the vectors, of shape `[replicas, probes, 3, ...]`, as `read`."""
+    """Returns the vectors of some probes, and empties these, in a graph too.
+
+    Returns:
+        float32 of shape `[replicas, probes, 3, length of a vector]`.
+    """
     every = [v for probe in probes for v in probe.variables.values()]
     values = replicas.taken(every, statistics.START)
     shape = [-1, len(probes), len(recipes.ROLES), len(statistics.START)]
@@ -73,7 +91,7 @@ def reading(probes: Sequence[Probe]) -> tf.Tensor:
 
 
 def arrays(values: np.ndarray) -> list[dict[str, np.ndarray]]:
-    """Merges the replicas' vectors of `reading`: one dictionary a probe."""
+    """Merges the replicas' vectors: a dictionary by role for each probe."""
     summed = values[..., : statistics.SUMMED].sum(axis=0)
     largest = values[..., statistics.SUMMED :].max(axis=0)
     merged = np.concatenate([summed, largest], axis=-1)

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tfmp import formats, quantization, scaling
 
 SUMS = ("values", "nonzero", "underflowed", "saturated", "signal", "noise")
-MAXIMA = ("amax", "exponent", "lag", "top", "negated_bottom")
+MAXIMA = ("amax", "lag", "top", "negated_bottom")
 LOWEST, BINS = -40, 64  # of the histogram: 2**-40 to 2**23
 SUMMED = len(SUMS) + BINS
 START = np.array([0.0] * SUMMED + [-math.inf] * len(MAXIMA), dtype=np.float32)
@@ -57,16 +57,11 @@ def measure(
         tf.reduce_sum(tf.square(scaled)),
         tf.reduce_sum(tf.square(scaled - low)),
     ]
-    exponent = _exponent(scale)
-    now = scaling.scale_exponent(amax, target, margin)
-    lag = tf.where(
-        scaling.is_observed(amax),
-        tf.cast(exponent - now, tf.float32),
-        -math.inf,
-    )
+    best = scaling.scale_exponent(amax, target, margin)
+    behind = tf.cast(_exponent(scale) - best, tf.float32)
+    lag = tf.where(scaling.is_observed(amax), behind, -math.inf)
     maxima = [
         amax,
-        tf.cast(exponent, tf.float32),
         lag,
         _log2(tf.reduce_max(tf.abs(low))),
         -_log2(tf.reduce_min(kept)),
@@ -149,7 +144,7 @@ def describe(vector: np.ndarray, target: formats.Format) -> dict[str, float]:
         return {}
     smallest = math.log2(target.min_subnormal)
     binades = target.max_exponent - smallest + 1
-    used = part["top"] + part["negated_bottom"] + 1
+    used = max(part["top"] + part["negated_bottom"] + 1, 0.0)
     return {
         "observed_amax": part["amax"],
         "underflow_share": _ratio(part["underflowed"], part["nonzero"]),
@@ -172,11 +167,6 @@ def histogram(vector: np.ndarray) -> tuple[int, list[int]]:
         return LOWEST, []
     first, last = int(there[0]), int(there[-1])
     return LOWEST + first, counts[first : last + 1].tolist()
-
-
-def exponent(vector: np.ndarray) -> int:
-    """Returns the exponent of the scale that a vector was measured with."""
-    return int(vector[SUMMED + MAXIMA.index("exponent")])
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -2,6 +2,7 @@
 
 from tfmp.ops.convolution import conv
 from tfmp.ops.products import einsum, matmul
+from tfmp.probes import Probe
 from tfmp.quantization import (
     dequantize,
     max_ulp_error,
@@ -13,6 +14,7 @@ from tfmp.quantization import (
 from tfmp.scaling import amax, compute_scale
 
 __all__ = [
+    "Probe",
     "amax",
     "compute_scale",
     "conv",

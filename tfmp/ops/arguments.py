@@ -76,4 +76,4 @@ def probe(probe: Any) -> probes.Probe | None:
         TypeError: if it is something else.
     """
     kind = probes.Probe | None
-    return checks.instance("probe", probe, kind, "a tfmp.probes.Probe or None")
+    return checks.instance("probe", probe, kind, "a tfmp.ops.Probe or None")

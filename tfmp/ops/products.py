@@ -39,7 +39,7 @@ def einsum(
             amax observed in this step.
         training: whether the observations come back to `amax`.  If not, a
             role not observed yet uses its tensor's own amax.
-        probe: a `tfmp.probes.Probe`, which takes in statistics of what is
+        probe: a `tfmp.ops.Probe`, which takes in statistics of what is
             quantized, or None.
 
     Returns:
