@@ -43,9 +43,11 @@ def oracle(x, exponent, name):
     clipped = np.clip(scaled, -top, top).astype(np.float32)
     low = clipped.astype(DTYPES[name]).astype(np.float64)
     noise = np.sum((scaled - low) ** 2)
-    there = np.floor(np.log2(np.abs(low[low != 0])))
     nonzero = scaled != 0
-    binades = HIGHEST_BINADE[name] - LOWEST_BINADE[name] + 1
+    there = np.floor(np.log2(np.abs(scaled[nonzero])))
+    low_end, high_end = LOWEST_BINADE[name], HIGHEST_BINADE[name]
+    there = there[(there >= low_end) & (there <= high_end)]
+    binades = high_end - low_end + 1
     return {
         "observed_amax": np.max(np.abs(np.asarray(x, np.float64))),
         "underflow_share": np.sum(nonzero & (low == 0)) / np.sum(nonzero),

@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from tfmp import formats, quantization, scaling
 
-SUMS = ("values", "nonzero", "underflowed", "saturated", "signal", "noise")
-MAXIMA = ("amax", "lag", "top", "negated_bottom")
+SUMS = ("values", "underflowed", "saturated", "signal", "noise")
+MAXIMA = ("amax", "lag")
 LOWEST, BINS = -40, 64  # of the histogram: 2**-40 to 2**23
 SUMMED = len(SUMS) + BINS
 START = np.array([0.0] * SUMMED + [-math.inf] * len(MAXIMA), dtype=np.float32)
@@ -47,26 +47,21 @@ def measure(
     scaled = tf.cast(rows(x, elements), tf.float32) * scale
     magnitude = tf.abs(scaled)
     low = tf.cast(quantization.quantize(scaled, 1.0, target), tf.float32)
-    kept = tf.where(low == 0, math.inf, tf.abs(low))
-    nonzero = magnitude > 0
-    sums = [
-        tf.cast(tf.size(scaled), tf.float32),
-        _count(nonzero),
-        _count(nonzero & (low == 0)),
-        _count(magnitude > target.max),
-        tf.reduce_sum(tf.square(scaled)),
-        tf.reduce_sum(tf.square(scaled - low)),
+    terms = [
+        tf.cast((magnitude > 0) & (low == 0), tf.float32),
+        tf.cast(magnitude > target.max, tf.float32),
+        tf.square(scaled),
+        tf.square(scaled - low),
     ]
+    # One reduction for all: on a GPU each would be a kernel of its own.
+    terms = tf.reshape(tf.stack(terms), [len(terms), -1])
+    sums = tf.reduce_sum(terms, axis=1)
     best = scaling.scale_exponent(amax, target, margin)
     behind = tf.cast(_exponent(scale) - best, tf.float32)
     lag = tf.where(scaling.is_observed(amax), behind, -math.inf)
-    maxima = [
-        amax,
-        lag,
-        _log2(tf.reduce_max(tf.abs(low))),
-        -_log2(tf.reduce_min(kept)),
-    ]
-    return tf.concat([sums, _histogram(magnitude), maxima], axis=0)
+    size = tf.cast(tf.size(scaled), tf.float32)
+    parts = [[size], sums, _histogram(magnitude), [amax, lag]]
+    return tf.concat(parts, axis=0)
 
 
 def merge(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
@@ -96,19 +91,9 @@ def rows(x: tf.Tensor, elements: int | None) -> tf.Tensor:
     return every[::stride]
 
 
-def _count(condition: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_sum(tf.cast(condition, tf.float32))
-
-
 def _exponent(x: tf.Tensor) -> tf.Tensor:
     """Returns `floor(log2(x))` of normal positive float32, as int32."""
     return tf.bitwise.right_shift(tf.bitcast(x, tf.int32), 23) - 127
-
-
-def _log2(x: tf.Tensor) -> tf.Tensor:
-    """Returns `floor(log2(x))`, float32; -inf for 0 and inf for inf."""
-    floor = tf.cast(_exponent(x), tf.float32)
-    return tf.where(x == 0, -math.inf, tf.where(x == math.inf, x, floor))
 
 
 def _histogram(magnitude: tf.Tensor) -> tf.Tensor:
@@ -125,8 +110,8 @@ def describe(vector: np.ndarray, target: formats.Format) -> dict[str, float]:
         underflow_share   non-zero values flushed to zero / non-zero values
         saturation_share  values clipped / values
         sqnr              10 * log10(sum(x**2) / sum((x - q(x))**2)), in dB
-        range_share       binades from the smallest to the largest q(x) that
-                          is not zero / binades of the format
+        range_share       binades of the format from the smallest to the
+                          largest abs(x) * scale in its range / all of them
         lag               log2(scale / scale for the amax observed), in bits
         observed_amax     the amax
 
@@ -142,15 +127,13 @@ def describe(vector: np.ndarray, target: formats.Format) -> dict[str, float]:
     part |= dict(zip(MAXIMA, vector[SUMMED:].tolist(), strict=True))
     if not part["values"]:
         return {}
-    smallest = math.log2(target.min_subnormal)
-    binades = target.max_exponent - smallest + 1
-    used = max(part["top"] + part["negated_bottom"] + 1, 0.0)
+    nonzero = float(vector[len(SUMS) : SUMMED].sum())
     return {
         "observed_amax": part["amax"],
-        "underflow_share": _ratio(part["underflowed"], part["nonzero"]),
+        "underflow_share": _ratio(part["underflowed"], nonzero),
         "saturation_share": _ratio(part["saturated"], part["values"]),
         "sqnr": _decibels(part["signal"], part["noise"]),
-        "range_share": used / binades if part["nonzero"] else math.nan,
+        "range_share": _in_use(vector, target) if nonzero else math.nan,
         "lag": part["lag"],
     }
 
@@ -167,6 +150,15 @@ def histogram(vector: np.ndarray) -> tuple[int, list[int]]:
         return LOWEST, []
     first, last = int(there[0]), int(there[-1])
     return LOWEST + first, counts[first : last + 1].tolist()
+
+
+def _in_use(vector: np.ndarray, target: formats.Format) -> float:
+    """Returns the share of a format's binades that a histogram reaches over."""
+    smallest = int(math.log2(target.min_subnormal))
+    binades = target.max_exponent - smallest + 1
+    first = len(SUMS) + smallest - LOWEST
+    there = np.flatnonzero(vector[first : first + binades])
+    return (int(there[-1] - there[0]) + 1) / binades if len(there) else 0.0
 
 
 def _ratio(part: float, whole: float) -> float:
