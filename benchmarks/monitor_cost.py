@@ -122,9 +122,7 @@ def measure(rounds: int, steps: int, jit_compile: bool) -> dict[str, Any]:
                 "ScaleMonitor()": ScaleMonitor(),
                 "ScaleMonitor(log_dir)": ScaleMonitor(folder),
                 "ScaleMonitor(every=1)": ScaleMonitor(every=1),
-                "  without statistics": ScaleMonitor(
-                    every=1, statistics=False
-                ),
+                "  without statistics": ScaleMonitor(every=1, statistics=False),
                 "  elements=None": ScaleMonitor(every=1, elements=None),
                 "TerminateOnOverflow()": TerminateOnOverflow(),
             }

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pathlib
 import re
 
-import compile_for_gpu
 import cpu_step
 import export_convolutions
 import export_step
 import fault_libraries
+import gpu_programs
 import keras
 import keras_faults
 import pytest
@@ -50,28 +51,29 @@ def test_exported_convolutions(name):
     assert sorted(found) == sorted(expected)
 
 
-PROGRAM = """
-%fused (param_0.1: f8e4m3fn[4,8], param_1.1: bf16[8,2]) -> bf16[4,2] {
-  %param_0.1 = f8e4m3fn[4,8]{1,0} parameter(0)
-  %param_1.1 = bf16[8,2]{1,0} parameter(1)
-  ROOT %dot.1 = bf16[4,2]{1,0} dot(%param_0.1, %param_1.1), lhs_contracting={1}
-}
-
-ENTRY %main (a: f8e4m3fn[4,8], b: f8e5m2[8,2]) -> bf16[4,2] {
-  %a = f8e4m3fn[4,8]{1,0} parameter(0)
-  %b = f8e5m2[8,2]{1,0} parameter(1)
-  %c = (bf16[4,2]{1,0}, s8[64]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul$f8"
-  %e = (bf16[4,2]{1,0}, u8[64]{0}) custom-call(%b, %b, %c), window={size=1x1}, custom_call_target="__cudnn$convForwardGraph"
-  ROOT %d = bf16[4,2]{1,0} fusion(%a, %b), kind=kCustom, calls=%fused
-}
-"""  # noqa: E501
+KEPT = json.loads(gpu_programs.KEPT.read_text())
 
 
-def test_products_of_a_compiled_program():
-    assert compile_for_gpu.product_operands(PROGRAM) == [
-        ("f8e4m3fn", "bf16"),
-        ("f8e4m3fn", "f8e5m2"),
-        ("f8e5m2", "f8e5m2"),
+def test_programs_for_a_gpu_are_kept():
+    """What CI holds them against: all in FP8 but kernels of convolutions."""
+    assert sorted(KEPT) == sorted(gpu_programs.PROGRAMS)
+    for name, report in KEPT.items():
+        wide = {
+            row["product"] for row in report["products"] if not row["float8"]
+        }
+        assert wide == ({"kernel_grad"} if name == "convolution" else set())
+        assert report["fallbacks"] == 0 and len(report["kernels"]) == 2
+        assert gpu_programs.losses(report, report) == []
+
+
+def test_a_product_that_is_lost_is_told():
+    found = copy.deepcopy(KEPT["dense"])
+    found["products"][1] |= {"float8": False}
+    found |= {"fallbacks": 1, "float8_share": 0.8}
+    assert gpu_programs.losses(KEPT["dense"], found) == [
+        "not in FP8: sequential/dense_1 output 512 x 2048 x 1024",
+        "1 fall-backs",
+        "FP8 has 80.00% of the FLOPs, and had 100.00%",
     ]
 
 

@@ -35,7 +35,7 @@ class Sampler:
         self._elements = elements
         self._adviser = Adviser()
         self._measuring: MeasuredStep | None = None
-        self._state: StateReader | None = None
+        self._state: Any = None
         self._function: Any = None
 
     @property
@@ -71,6 +71,8 @@ class Sampler:
     def take(self, count: StepCount, logs: Any) -> Sample:
         """Returns a sample of this moment, and of what was measured last.
 
+        `start` comes first.
+
         Args:
             count: says which moment that is.
             logs: what Keras gives to callbacks.
@@ -84,7 +86,7 @@ class Sampler:
             count.step,
             count.epoch,
             time.time(),
-            {} if self._state is None else self._state.named(state),
+            self._state.named(state),
             measured.values,
             measured.histograms,
             _scalars(logs),
@@ -96,10 +98,8 @@ class Sampler:
 
         def read() -> tuple[tf.Tensor | None, ...]:
             nothing = None, None
-            return (
-                None if state is None else state.reading(),
-                *(nothing if measuring is None else measuring.reading()),
-            )
+            measured = nothing if measuring is None else measuring.reading()
+            return (state.reading(), *measured)
 
         return tf.function(read, autograph=False)
 

@@ -1,0 +1,201 @@
+"""What is inspected, as one function of tensors that XLA can be given."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfmp import internals, naming, pass_internals
+from tfmp.conversion.products import Sizes
+from tfmp.conversion.records import flatten
+
+COPY = re.compile(r"mhlo\.copy (%[\w#]+) : (\S+)")
+SAID = "arrays, tensors, tf.TensorSpec, or lists or dictionaries of such"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A function that is traced, and not run.
+
+    Attributes:
+        function: a `tf.function` that XLA compiles, of flat tensors.
+        specs: of the tensors.
+        layers: the model's, by path, in the order of their numbers; none of a
+            function.
+    """
+
+    function: Any
+    specs: tuple[tf.TensorSpec, ...]
+    layers: dict[str, keras.Layer]
+
+    @property
+    def reads_variables(self) -> bool:
+        """Whether it has variables that are not among its arguments."""
+        traced = self.function.get_concrete_function(*self.specs)
+        return any(t.dtype == tf.resource for t in traced.captured_inputs)
+
+    def text(self, stage: str, device: str, platform: str | None = None) -> str:
+        """Returns the program at a stage of XLA.
+
+        Args:
+            stage: `"stablehlo"`, `"hlo"` or `"optimized_hlo"`.
+            device: a logical device of TensorFlow.
+            platform: to write the program for, if not for the device.
+        """
+        write = self.function.experimental_get_compiler_ir(*self.specs)
+        # Outside of a graph, it draws a random number to see the device.
+        with tf.Graph().as_default(), tf.device(device):
+            text = write(stage=stage, platform_name=platform)
+        # An assignment is a copy, which only TensorFlow's XLA can read.
+        return COPY.sub(r"stablehlo.reshape \1 : (\2) -> \2", text)
+
+
+def of_model(model: keras.Layer, inputs: tuple[Any, ...], sizes: Sizes) -> Step:
+    """Returns a model's training step: forward, loss, and all gradients.
+
+    The model's variables are arguments of it, so that nothing is assigned.
+
+    Args:
+        model: built.
+        inputs: `x`, `y` and sample weights, or the first of these; without
+            any, `x` is what the model says it takes.
+        sizes: for lengths that are open.
+    """
+    data = inputs or (_signature(model),)
+    specs = keras.tree.map_structure(_spec_of(sizes), data)
+    trained, rest = model.trainable_variables, model.non_trainable_variables
+    layers = flatten(model)
+    numbers = {path: number for number, path in enumerate(layers)}
+
+    def numbered(path: str, layer: keras.Layer, call: Callable) -> Callable:
+        @functools.wraps(call)
+        def named(*args: Any, **kwargs: Any) -> Any:
+            with naming.layer(numbers[path]):
+                return call(*args, **kwargs)
+
+        return named
+
+    def step(values: list[Any], others: list[Any], data: Any) -> Any:
+        state = [*zip(trained, values, strict=True)]
+        state += zip(rest, others, strict=True)
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            with keras.StatelessScope(state_mapping=state) as scope:
+                loss = _loss(model, *data)
+        after = [scope.get_current_value(variable) for variable in rest]
+        return loss, tape.gradient(loss, values), after
+
+    kinds = [
+        [tf.TensorSpec(v.shape, v.dtype) for v in vs] for vs in (trained, rest)
+    ]
+    with (
+        pass_internals.losses_kept(layers.values()),
+        internals.seed_kept(),
+        pass_internals.around_calls(layers, numbered),
+    ):
+        return _traced(step, (*kinds, specs), layers)
+
+
+def of_function(
+    function: Callable[..., Any], inputs: tuple[Any, ...], sizes: Sizes
+) -> Step:
+    """Returns a function of tensors, which may read and assign variables.
+
+    Args:
+        function: a `tf.function`, or what can become one.
+        inputs: its arguments, or specs of them.
+        sizes: for lengths that are open.
+    """
+    if not isinstance(function, tf.types.experimental.PolymorphicFunction):
+        function = tf.function(function)
+    specs = keras.tree.map_structure(_spec_of(sizes), inputs)
+    return _traced(function, specs, {})
+
+
+def _traced(
+    function: Callable[..., Any], specs: Any, layers: dict[str, keras.Layer]
+) -> Step:
+    flat = keras.tree.flatten(specs)
+
+    def call(*tensors: tf.Tensor) -> Any:
+        return function(*keras.tree.pack_sequence_as(specs, tensors))
+
+    compiled = tf.function(call, jit_compile=True, autograph=False)
+    try:
+        compiled.get_concrete_function(*flat)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            "`inputs` must be what `model_or_function` takes, and that must "
+            "be one that XLA can compile. Received: "
+            f"{specs[-1] if layers else specs}: {error}"
+        ) from error
+    return Step(compiled, tuple(flat), layers)
+
+
+def _loss(model: Any, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
+    """Returns the compiled loss, or without labels a sum of squares."""
+    outputs = pass_internals.train_call(model, x)
+    if y is None:
+        squares = [
+            tf.reduce_sum(tf.square(tf.cast(output, tf.float32)))
+            for output in keras.tree.flatten(outputs)
+            if tf.is_tensor(output) and output.dtype.is_floating
+        ]
+        return tf.add_n(squares) if squares else tf.constant(0.0)
+    loss = None
+    if isinstance(model, keras.Model):
+        loss = pass_internals.train_loss(model, x, y, outputs, sample_weight)
+    if loss is None:
+        raise ValueError(
+            "`y`, the second of `inputs`, needs a model that is compiled with "
+            f"a loss. Received: {model.name!r}, which is not"
+        )
+    return loss
+
+
+def _signature(model: keras.Layer) -> Any:
+    try:
+        return internals.input_signature(model)[0]
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(
+            "`inputs` must be given for a model that does not say what it "
+            f"takes. Received: {model.name!r}"
+        ) from error
+
+
+def _spec_of(sizes: Sizes) -> Callable[[Any], tf.TensorSpec]:
+    def spec(leaf: Any) -> tf.TensorSpec:
+        if not isinstance(leaf, tf.TensorSpec):
+            leaf = _array(leaf)
+        if leaf.shape.rank is None:
+            raise ValueError(
+                f"`inputs` must have a known rank. Received: {leaf!r}"
+            )
+        if leaf.shape.is_fully_defined():
+            return leaf
+        return tf.TensorSpec(sizes.fill(leaf.shape.as_list()), leaf.dtype)
+
+    return spec
+
+
+def _array(leaf: Any) -> tf.TensorSpec:
+    """Returns the spec of an array or tensor; arrays as `fit` takes them."""
+    if isinstance(leaf, tf.Tensor | tf.Variable):
+        return tf.TensorSpec(leaf.shape, leaf.dtype)
+    if isinstance(leaf, keras.Variable | keras.KerasTensor):
+        return tf.TensorSpec(leaf.shape, leaf.dtype)
+    array = np.asarray(leaf)
+    if isinstance(leaf, int | float | str | bytes) or array.dtype.kind in "OUS":
+        raise TypeError(f"`inputs` must be {SAID}. Received: {leaf!r:.200}")
+    floating = np.issubdtype(array.dtype, np.floating)
+    return tf.TensorSpec(
+        array.shape, keras.config.floatx() if floating else array.dtype
+    )
