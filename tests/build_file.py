@@ -19,8 +19,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDERS = ("tfmp", "tests", "examples", "benchmarks")
 RUNNER = "tests/main.py"
 # What a file that reads the tree itself (through `__file__`) finds there.
-TREE = ("*.cfg", "*.md", "*.toml", ".ci/run", "BUILD", "LICENSE")
-TREE += ("MODULE.bazel", "setup.py", *(f"{folder}/**" for folder in FOLDERS))
+TREE = ("*.cfg", "*.md", "*.toml", ".ci/run", "BUILD", "LICENSE", "docs/**")
+TREE += (
+    "MODULE.bazel",
+    "setup.py",
+    "tfmp_command.py",
+    *(f"{folder}/**" for folder in FOLDERS),
+)
 
 HEADER = '''"""Targets of tfmp, written by `python tests/build_file.py --write`.
 

@@ -3,6 +3,10 @@
 A `python` block of README.md or ARCHITECTURE.md runs in a process of its own.
 The line before it may be `<!-- no-run -->`, or `<!-- continues -->`: then the
 block before it runs first, in the same process.
+
+All `python` blocks of a guide in docs/ are one program, and its `text` blocks
+are what it prints, `...` standing for anything.  The commands `tfmp ...` of its
+`bash` blocks run after it, in the same folder.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import importlib
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 import types
@@ -21,8 +26,12 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "ARCHITECTURE.md", "RELIABILITY.md")
+GUIDES = sorted(
+    path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/guides/*.md")
+)
 MARKS = ("no-run", "continues")
 SECONDS = 180
+COMMAND = "import sys, tfmp_command; sys.exit(tfmp_command.main())"
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(
@@ -44,7 +53,7 @@ class Block(NamedTuple):
 def blocks(page: str) -> list[Block]:
     """Returns the fenced blocks of a page's text."""
     found = []
-    fence = r"^(?:<!-- ([\w-]+) -->\n)?```(\w*)\n(.*?)^```$"
+    fence = r"^(?:<!-- ([\w-]+) -->\n)?```([\w{}-]*).*?\n(.*?)^```$"
     for match in re.finditer(fence, page, re.MULTILINE | re.DOTALL):
         mark, language, text = match.groups()
         line = page.count("\n", 0, match.start(3)) + 1
@@ -63,6 +72,19 @@ def programs(page: str) -> dict[int, str]:
     return found
 
 
+def guide(page: str) -> tuple[str, str]:
+    """Returns the one program of a guide, and what it is to print."""
+    parts = {
+        language: [
+            block.text
+            for block in blocks(page)
+            if block.language == language and block.mark != "no-run"
+        ]
+        for language in ("python", "text")
+    }
+    return "".join(parts["python"]), "".join(parts["text"])
+
+
 def shell_lines(page: str) -> list[str]:
     """Returns the commands of a page's shell blocks."""
     return [
@@ -79,11 +101,13 @@ def read(name: str) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def run(program: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
+def run(
+    program: str, folder: pathlib.Path, *arguments: str
+) -> subprocess.CompletedProcess:
     before = os.environ.get("PYTHONPATH", "")
     path = os.pathsep.join(filter(None, [str(ROOT), before]))
     return subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", program, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": path, "MPLBACKEND": "agg"},
         capture_output=True,
@@ -91,6 +115,11 @@ def run(program: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
         check=False,
         timeout=SECONDS,
     )
+
+
+def prints(said: str, printed: str) -> bool:
+    """Whether a page says what a program printed."""
+    return doctest.OutputChecker().check_output(said, printed, FLAGS)
 
 
 def failed_examples(module: types.ModuleType) -> int:
@@ -111,11 +140,24 @@ def test_programs_of_the_pages_run(program, tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
 
 
+@pytest.mark.parametrize("page", GUIDES)
+def test_guides_print_what_they_say(page, tmp_path):
+    program, said = guide(read(page))
+    assert program and said
+    done = run(program, tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert prints(said, done.stdout), done.stdout
+    for line in shell_lines(read(page)):
+        if line.startswith("tfmp "):
+            done = run(COMMAND, tmp_path, *shlex.split(line)[1:])
+            assert done.returncode == 0, done.stderr[-4000:]
+
+
 def test_readme_has_programs():
     assert programs(read("README.md"))
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, *GUIDES])
 def test_marks_are_known(page):
     assert {block.mark for block in blocks(read(page))} <= {"", *MARKS}
 
@@ -124,6 +166,24 @@ def test_marks_are_known(page):
 def test_examples_in_docstrings(name):
     module = importlib.import_module(name)
     assert failed_examples(module) == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["commands", "docstrings", "measure", "public", "tables"]
+)
+def test_examples_of_the_site(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    assert failed_examples(importlib.import_module(name)) == 0
+
+
+def test_everything_public_has_a_place_in_the_reference(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    public = importlib.import_module("public")
+    documented = set()
+    for page in (ROOT / "docs" / "reference").glob("*.md"):
+        documented |= public.documented(page.read_text(encoding="utf-8"))
+    assert public.missing(documented) == []
+    assert public.missing(documented - {"tfmp.export"}) == ["tfmp.export"]
 
 
 def test_ci_runs_the_test_command_of_the_readme():
@@ -175,6 +235,12 @@ def test_programs_are_found():
 def test_a_program_can_fail(tmp_path):
     codes = [run(text, tmp_path).returncode for text in programs(PAGE).values()]
     assert codes == [0, 0, 1]
+
+
+def test_a_guide_is_one_program():
+    program, said = guide(PAGE + "```text\n1\n```\n```{image} x\n```\n")
+    assert program == "x = 1\nassert x == 1\ny = x\n"
+    assert prints(said, "1\n") and not prints(said, "2\n")
 
 
 def test_an_example_can_fail():

@@ -31,7 +31,7 @@ def quantize(x: Any, scale: Any, dtype: Any) -> tf.Tensor:
         TypeError: if `x` or `scale` is not floating-point.
         ValueError: if `dtype` is not an FP8 format.
 
-    Source: arXiv 2209.05433, section 4 (saturating conversion).
+    Source: arXiv 2209.05433, section 2 (casts to FP8).
 
     >>> q = quantize([1.0, 1e6], scale=2.0, dtype="E4M3")
     >>> tf.cast(q, tf.float32).numpy().tolist()

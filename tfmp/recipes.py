@@ -198,7 +198,7 @@ class DelayedScaling(Recipe):
         scale = 2**floor(log2(max / amax)) * 2**-margin
 
     The window is kept by `tfmp.optimizers.LossScaleOptimizer`; with any other
-    optimizer it is the last step alone.  Source: arXiv 2209.05433, section 5;
+    optimizer it is the last step alone.  Source: arXiv 2209.05433, section 2;
     the defaults are those of Transformer Engine's examples.
 
     Args:

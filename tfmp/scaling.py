@@ -3,7 +3,7 @@
     scale = 2**(floor(log2(max / amax)) - margin)
 
 maps `amax` into the upper half of a format's range.  Scales are powers of
-two, so that applying and removing them is exact (arXiv 2209.05433, section 5;
+two, so that applying and removing them is exact (arXiv 2209.05433, section 2;
 OCP Microscaling Formats 1.0, section 5.2 uses the same exponents).
 """
 

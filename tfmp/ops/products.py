@@ -50,7 +50,7 @@ def einsum(
         ValueError: if the equation cannot be expressed as one product or does
             not fit, or if `recipe` needs `amax` and there is none.
 
-    Source: arXiv 2209.05433, section 5 (scaling factors a tensor).
+    Source: arXiv 2209.05433, section 2 (scaling factors a tensor).
 
     >>> from tfmp.ops import sqnr
     >>> x = tf.random.stateless_normal([4, 2, 8], seed=[0, 1])

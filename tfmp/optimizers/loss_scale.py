@@ -37,7 +37,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         otherwise:              skip; from the `hysteresis`-th time on
                                 scale = max(scale * backoff_factor, min_scale)
 
-    FP8 delayed scaling (arXiv 2209.05433, section 5), for every tfmp layer
+    FP8 delayed scaling (arXiv 2209.05433, section 2), for every tfmp layer
     with a recipe, all at once: the amax observed in the step goes into the
     layer's window, and the window's maximum is what the next step assumes.
     A step with a bad gradient or observation changes nothing but the loss
