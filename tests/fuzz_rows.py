@@ -95,6 +95,20 @@ def report(**given: Any) -> str:
     return f"{found} {found.to_dict()}"
 
 
+@functools.wraps(tfmp.Inspection)
+def inspection(**given: Any) -> str:
+    """Looks at all of an inspection."""
+    found = tfmp.Inspection(**given)
+    return f"{found} {found.to_dict()}"
+
+
+def inspected(inspect: Callable[..., Any], **given: Any) -> str:
+    """Looks at all that is inspected."""
+    subject, x = given.pop("model_or_function"), given.pop("inputs")
+    found = inspect(subject, x, **given)
+    return f"{found} {found.to_dict()}"
+
+
 REPORTED = {"rule": "", "sizes": Sizes(), "notes": ()}
 
 
@@ -121,6 +135,13 @@ def saved() -> str:
     if not os.path.exists("saved.weights.h5"):
         tfmp.checkpoints.save_weights(trained()["model"], "saved.weights.h5")
     return "saved.weights.h5"
+
+
+def logged() -> str:
+    """Returns a folder with a log of one sample, which draws nothing."""
+    os.makedirs("logs", exist_ok=True)
+    pathlib.Path("logs", "scales.jsonl").write_text('{"step": 1}')
+    return "logs"
 
 
 def optimizer(built: bool = True) -> tfmp.optimizers.LossScaleOptimizer:

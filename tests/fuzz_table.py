@@ -8,6 +8,7 @@ needs a row, with a good value for each argument without a default.
 from __future__ import annotations
 
 import functools
+import pathlib
 import types
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,6 +26,9 @@ from fuzz_rows import (
     defaults,
     files,
     fit,
+    inspected,
+    inspection,
+    logged,
     made,
     model,
     optimizer,
@@ -54,6 +58,10 @@ MAP = tfmp.PrecisionMap({"head": "float32"}, "mixed_float8")
 L4 = hardware.Hardware((hardware.Device("gpu", "L4", (8, 9)),))
 H200 = tfmp.cost_model.TARGETS["h200"]
 PRODUCT = tfmp.cost_model.Product(64, 64, 64)
+INSPECTED = {
+    **{"layer": "net/a", "product": "output", "result": "bf16"},
+    **{"operands": ("bf16", "bf16"), "size": "2 x 4 x 8", "flops": 128},
+}
 
 
 def public() -> dict[str, Callable[..., Any]]:
@@ -143,6 +151,13 @@ VALUES = {
         precision="c",
         exported="",
     ),
+    "InspectedProduct": row(shown(tfmp.InspectedProduct), **INSPECTED),
+    "Inspection": row(
+        inspection,
+        subject="net",
+        program="given",
+        products=(tfmp.InspectedProduct(**INSPECTED),),
+    ),
     "ExportReport": row(
         tfmp.ExportReport,
         **{"path": "a", "format": "onnx", "kernels": "float", "layers": ()},
@@ -197,12 +212,42 @@ MODELS = {
         lambda: {"model": model(), "precision": {"head": "float32"}},
         TRACES,
     ),
+    "summary": made(
+        tfmp.summary,
+        lambda: {"model": trained()["model"], "print_fn": list},
+        TRACES,
+    ),
+    "reporting.ReportFiles": row(
+        shown(tfmp.reporting.ReportFiles),
+        page=pathlib.Path("a"),
+        plots=(),
+        runs=(),
+    ),
+    "reporting.write_report": made(
+        tfmp.reporting.write_report,
+        lambda: {"log_dirs": [logged()], "out": "r.html"},
+        COMPUTES,
+        raises=(OSError,),
+    ),
     "export": made(
         tfmp.export,
         lambda: {"model": trained()["model"], "path": "served"},
         COMPILES,
         raises=(OSError,),
     ),
+    **{
+        f.__name__: made(
+            functools.partial(inspected, f),
+            lambda f=f: {
+                **defaults(f),
+                "model_or_function": trained()["model"],
+                "inputs": x(),
+            },
+            COMPILES,
+            raises=(AssertionError, ImportError),
+        )
+        for f in (tfmp.inspect, tfmp.assert_fp8)
+    },
     "callbacks.ScaleMonitor": row(tfmp.callbacks.ScaleMonitor),
     "callbacks.ScaleMonitor, its files": made(
         lambda log_dir=None: files(tfmp.callbacks.ScaleMonitor(log_dir)),
@@ -324,6 +369,12 @@ OPERATORS = {
     "ops.conv": row(tfmp.ops.conv, TRACES, **W),
     "ops.einsum": row(
         tfmp.ops.einsum, TRACES, equation="ab,bc->ac", a=x(), b=x(16, 4)
+    ),
+    "ops.Probe": row(tfmp.ops.Probe),
+    "ops.Probe.read": made(
+        lambda recipe: tfmp.ops.Probe().read(recipe),
+        lambda: {"recipe": "delayed"},
+        COMPUTES,
     ),
     "ops.matmul": row(tfmp.ops.matmul, TRACES, a=x(), b=x(16, 4)),
     **{

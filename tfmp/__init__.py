@@ -11,6 +11,7 @@ from tfmp import (
     ops,
     optimizers,
     recipes,
+    reporting,
 )
 from tfmp.configuration import Configuration, configure
 from tfmp.conversion import Report, convert, revert, set_precision
@@ -24,6 +25,7 @@ from tfmp.inspection import (
 from tfmp.policies import Policy, global_policy
 from tfmp.precision_map import PrecisionMap
 from tfmp.scopes import policy_scope, set_global_policy
+from tfmp.summaries import summary
 from tfmp.version import VERSION
 
 __version__ = VERSION
@@ -54,7 +56,9 @@ __all__ = [
     "optimizers",
     "policy_scope",
     "recipes",
+    "reporting",
     "revert",
     "set_global_policy",
     "set_precision",
+    "summary",
 ]

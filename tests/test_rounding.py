@@ -1,0 +1,42 @@
+"""Numbers in the formats, as `tfmp formats 0.1` shows them."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tfmp import formats
+from tfmp.command_line.rounding import nearest
+
+
+@pytest.mark.parametrize("format", formats.ALL, ids=lambda f: f.name)
+def test_rounding_is_that_of_ml_dtypes(format):
+    dtype = np.dtype(getattr(ml_dtypes, format.dtype, format.dtype))
+    rng = np.random.default_rng(0)
+    low = math.log2(format.min_subnormal) - 3
+    high = math.log2(format.max)
+    sizes = 2.0 ** rng.uniform(low, high - 1e-6, 400)
+    ties = [format.min_subnormal * k / 2 for k in range(20)]
+    edges = [format.max, format.min_normal, -format.epsilon, 0.0, -0.0]
+    for x in [*sizes, *-sizes, *ties, *edges]:
+        found = nearest(format, float(x))
+        expected = np.asarray(x, np.float64).astype(dtype)
+        bits = int.from_bytes(expected[None].tobytes(), sys.byteorder)
+        assert (found.nearest, found.code) == (float(expected), bits)
+        assert found.ulp <= 0.5
+        assert (found.fate == "exact") == (found.nearest == x) or "sub" in (
+            found.fate
+        )
+
+
+def test_what_is_too_large():
+    assert nearest(formats.E4M3, 464.1).fate == "clipped to the largest"
+    assert nearest(formats.E4M3, 463.0).nearest == 448
+    assert nearest(formats.E4M3, 463.0).fate == "rounded"
+    assert nearest(formats.E5M2, -1e9)[:2] == (-57344, 0xFB)
+    assert nearest(formats.FLOAT16, 65520.0)[:2] == (math.inf, 0x7C00)
+    assert nearest(formats.FLOAT32, -1e300)[:2] == (-math.inf, 0xFF800000)

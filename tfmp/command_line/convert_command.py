@@ -1,0 +1,116 @@
+"""`tfmp convert`: a model's file in another precision."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from typing import Any
+
+from tfmp import recipes
+from tfmp.command_line import model_files, quiet
+from tfmp.command_line.outcome import Command, Outcome
+
+USUAL = "mixed_float8"
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    model_files.add_arguments(parser)
+    parser.add_argument("out", metavar="OUT.keras", help="the file to write")
+    parser.add_argument(
+        "--policy", metavar="NAME", help=f"dtype policy ({USUAL})"
+    )
+    parser.add_argument(
+        "--recipe",
+        choices=tuple(recipes.PRESETS),
+        metavar="NAME",
+        help=f"how FP8 is scaled: {', '.join(recipes.PRESETS)}",
+    )
+    parser.add_argument(
+        "--map",
+        metavar="FILE",
+        help="precision map (JSON or YAML): a policy for each path; in place "
+        "of --policy and --recipe",
+    )
+    parser.add_argument(
+        "--filter",
+        action="append",
+        metavar="WHICH",
+        help="layers that go to FP8: all, auto (where it pays), or a pattern "
+        "of paths; patterns may be repeated",
+    )
+    parser.add_argument(
+        "--target",
+        metavar="GPU",
+        help="where it is to pay, for --filter auto: h200, h100, b200, ...",
+    )
+    parser.add_argument(
+        "--skip",
+        action="append",
+        default=[],
+        choices=("first", "last"),
+        help="keep this layer in 16 bits; may be repeated",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace OUT.keras if it is there"
+    )
+    parser.set_defaults(usage=parser.error)
+
+
+def _run(options: argparse.Namespace) -> Outcome:
+    if options.map and (options.policy or options.recipe):
+        options.usage("--map goes without --policy and --recipe")
+    out = _checked_out(options.out, options.force)
+    policy = _policy(options)
+    model = model_files.load(options.model, options.modules)
+    from tfmp import conversion
+
+    filter = options.filter
+    if filter and len(filter) == 1:
+        filter = filter[0]
+    report = conversion.convert(
+        model,
+        policy,
+        filter,
+        target=options.target,
+        skip=tuple(options.skip),
+        batch_size=options.batch_size,
+        length=options.length,
+    )
+    model_files.save(model, out)
+    text = f"{report}\nwrote {out}"
+    return Outcome(text, {"path": str(out), **report.to_dict()})
+
+
+def _checked_out(text: str, force: bool) -> pathlib.Path:
+    out = pathlib.Path(text)
+    if out.suffix != model_files.SUFFIX:
+        raise ValueError(
+            f"OUT.keras must end in {model_files.SUFFIX}; it is {text}"
+        )
+    if not out.parent.is_dir():
+        raise ValueError(f"there is no folder {out.parent}")
+    if out.exists() and not force:
+        raise ValueError(f"{out} is there already; --force replaces it")
+    return out
+
+
+def _policy(options: argparse.Namespace) -> Any:
+    quiet.import_tensorflow()
+    from tfmp import policies, precision_map
+
+    if options.map:
+        return precision_map.PrecisionMap.load(options.map)
+    return policies.Policy(options.policy or USUAL, options.recipe)
+
+
+COMMAND = Command(
+    "convert",
+    "write a model's file in another precision, and say what became of it",
+    _arguments,
+    _run,
+    (
+        "tfmp convert model.keras fp8.keras",
+        "tfmp convert model.keras fp8.keras --recipe current --skip last",
+        "tfmp convert model.keras fp8.keras --map precision.yaml",
+    ),
+)

@@ -1,0 +1,133 @@
+"""`tfmp formats`: the formats, and numbers in each of them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Any
+
+from tfmp import formats, tables
+from tfmp.command_line.outcome import Command, Outcome
+from tfmp.command_line.rounding import nearest
+from tfmp.formats import Format
+
+TITLES = (
+    *("format", "dtype", "bits", "layout", "largest", "least normal"),
+    *("least", "epsilon", "infinity"),
+)
+NUMBER_TITLES = ("nearest", "code", "relative error", "ulp", "what happens")
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "numbers",
+        nargs="*",
+        type=_number,
+        metavar="NUMBER",
+        help="to show in each format, such as 0.1 or -1e5",
+    )
+    names = [format.name for format in formats.ALL]
+    parser.add_argument(
+        "--format",
+        action="append",
+        type=str.upper,
+        choices=names,
+        metavar="NAME",
+        help=f"only this one; may be repeated: {', '.join(names)}",
+    )
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"not a finite number: {text!r}")
+    return value
+
+
+def _run(options: argparse.Namespace) -> Outcome:
+    chosen = [
+        format
+        for format in formats.ALL
+        if not options.format or format.name in options.format
+    ]
+    if not options.numbers:
+        rows = [TITLES, *map(_cells, chosen)]
+        data = [_properties(format) for format in chosen]
+        return Outcome("\n".join(tables.lines(rows)), data)
+    blocks = [_block(x, chosen) for x in options.numbers]
+    data = [
+        {"number": x, "formats": [_fields(format, x) for format in chosen]}
+        for x in options.numbers
+    ]
+    return Outcome("\n\n".join(blocks), data)
+
+
+def _properties(format: Format) -> dict[str, Any]:
+    return {
+        "name": format.name,
+        "dtype": format.dtype,
+        "bits": format.bits,
+        "exponent_bits": format.exponent_bits,
+        "mantissa_bits": format.mantissa_bits,
+        "bias": format.bias,
+        "max": format.max,
+        "min_normal": format.min_normal,
+        "min_subnormal": format.min_subnormal,
+        "epsilon": format.epsilon,
+        "has_infinity": format.has_infinity,
+    }
+
+
+def _cells(format: Format) -> tuple[str, ...]:
+    numbers = (format.min_normal, format.min_subnormal, format.epsilon)
+    return (
+        format.name,
+        format.dtype,
+        str(format.bits),
+        f"1-{format.exponent_bits}-{format.mantissa_bits}",
+        f"{format.max:.6g}",
+        *(f"2^{round(math.log2(number))}" for number in numbers),
+        "yes" if format.has_infinity else "no",
+    )
+
+
+def _fields(format: Format, x: float) -> dict[str, Any]:
+    found = nearest(format, x)
+    finite = math.isfinite(found.nearest)
+    relative = abs(found.nearest - x) / abs(x) if x else 0.0
+    return {
+        "format": format.name,
+        "nearest": found.nearest if finite else None,
+        "code": f"0x{found.code:0{format.bits // 4}x}",
+        "relative_error": relative if finite else None,
+        "ulp": found.ulp if finite else None,
+        "fate": found.fate,
+    }
+
+
+def _block(x: float, chosen: list[Format]) -> str:
+    rows = [(f"{x:g} as", *NUMBER_TITLES)]
+    for format in chosen:
+        found = _fields(format, x)
+        sign = "-" if x < 0 else ""
+        cells = (f"{sign}inf", "", "")
+        if found["nearest"] is not None:
+            relative = f"{found['relative_error']:.2e}"
+            ulp = f"{found['ulp']:.4g}"
+            cells = (f"{found['nearest']:.9g}", relative, ulp)
+        value, relative, ulp = cells
+        code, fate = found["code"], found["fate"]
+        rows.append((format.name, value, code, relative, ulp, fate))
+    return "\n".join(tables.lines(rows))
+
+
+COMMAND = Command(
+    "formats",
+    "list the number formats, or show numbers in each of them",
+    _arguments,
+    _run,
+    ("tfmp formats", "tfmp formats 0.1 -1e5", "tfmp formats 0.1 --format E4M3"),
+)

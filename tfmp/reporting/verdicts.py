@@ -1,0 +1,157 @@
+"""What a run's numbers say, in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfmp.reporting.logs import Run
+from tfmp.reporting.ranking import Standing
+
+GOOD, LOOK, BAD = "good", "worth a look", "bad"
+VERY_BAD = 10.0  # times over a limit
+SKIPPED_LOOK, SKIPPED_BAD = 0.01, 0.1  # shares of the steps
+LOST_UPDATES = 0.05
+SOLUTIONS = {
+    "underflow_share": "E5M2 where it is E4M3, scaling by the tensor itself "
+    "(`CurrentScaling`), or 16 bits there (`set_precision`)",
+    "saturation_share": "a longer window, a `margin`, or `CurrentScaling`",
+    "sqnr": "16 bits there (`set_precision`)",
+    "lag": "a longer window, a `margin`, or `CurrentScaling`",
+}
+
+
+class Finding(NamedTuple):
+    """One thing to know: `"good"`, `"worth a look"` or `"bad"`."""
+
+    level: str
+    text: str
+
+
+def findings(run: Run, standings: Sequence[Standing]) -> list[Finding]:
+    """Returns what there is to say about a run, the worst first."""
+    found = [
+        _loss(run),
+        _tensors(standings),
+        _skipped(run),
+        _loss_scale(run),
+        _lost_updates(run),
+    ]
+    present = [finding for finding in found if finding]
+    order = (BAD, LOOK, GOOD)
+    return sorted(present, key=lambda finding: order.index(finding.level))
+
+
+def in_words(standing: Standing) -> str:
+    """Returns what is wrong with a tensor, with its number."""
+    value = standing.measures.get(standing.because, math.nan)
+    return {
+        "underflow_share": f"{percent(value)} flushed to zero",
+        "saturation_share": f"{percent(value)} clipped",
+        "sqnr": f"SQNR {value:.1f} dB",
+        "lag": f"amax up to {value:.1f} bits above the assumed",
+    }.get(standing.because, "no statistics")
+
+
+def percent(share: float) -> str:
+    """Returns a share in percent, with digits for small ones too.
+
+    >>> percent(0.5), percent(0.0123), percent(2e-6), percent(0)
+    ('50 %', '1.2 %', '0.0002 %', '0 %')
+    """
+    if not share or not math.isfinite(share):
+        return f"{share * 100:.0f} %" if share == 0 else "unknown"
+    digits = max(0, 1 - math.floor(math.log10(abs(share) * 100) + 1e-9))
+    text = f"{share * 100:.{digits}f}"
+    return f"{text.rstrip('0').rstrip('.') if '.' in text else text} %"
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """Returns a number for people, a dash for one that is missing.
+
+    >>> number(32768.0), number(0.123456), number(float("nan"))
+    ('32768', '0.1235', '–')
+    """  # noqa: RUF002
+    if math.isnan(value):
+        return "–"  # noqa: RUF001
+    if math.isinf(value):
+        return "not finite"
+    whole = value == int(value) and abs(value) < 10**9
+    return str(int(value)) if whole else f"{value:.{digits}g}"
+
+
+def _loss(run: Run) -> Finding | None:
+    losses = run.values("logs/loss")
+    seen = losses[~np.isnan(losses)]
+    if not len(seen):
+        return None
+    first, last = float(seen[0]), float(seen[-1])
+    if not math.isfinite(last):
+        return Finding(BAD, "The loss is not finite at the end.")
+    way = f"from {number(first)} to {number(last)}"
+    if last < first:
+        return Finding(GOOD, f"The loss fell {way}.")
+    return Finding(LOOK, f"The loss did not fall: {way}.")
+
+
+def _tensors(standings: Sequence[Standing]) -> Finding | None:
+    known = [each for each in standings if each.because]
+    if not known:
+        return Finding(
+            LOOK,
+            "The log has no statistics of tensors, only amax and scale: what "
+            "FP8 costs here cannot be said.",
+        )
+    many = f"{len(known)} tensors" if len(known) > 1 else "one tensor"
+    bad = [each for each in known if each.is_bad]
+    if not bad:
+        return Finding(GOOD, f"FP8 has room for all of the {many}.")
+    worst = bad[0]
+    level = BAD if worst.badness >= VERY_BAD else LOOK
+    return Finding(
+        level,
+        f"FP8 is tight for {len(bad)} of {many}. The worst is "
+        f"{worst.tensor}: {in_words(worst)}. What helps: "
+        f"{SOLUTIONS[worst.because]}.",
+    )
+
+
+def _skipped(run: Run) -> Finding | None:
+    skipped = run.last("skipped_steps")
+    steps = int(run.steps[-1])
+    if not math.isfinite(skipped) or steps < 1:
+        return None
+    if not skipped:
+        return Finding(GOOD, f"None of {steps} steps was skipped.")
+    share = skipped / steps
+    text = f"{skipped:.0f} of {steps} steps were skipped ({percent(share)})"
+    if share < SKIPPED_LOOK:
+        return Finding(GOOD, f"{text}: a loss scale finding its place.")
+    level = BAD if share >= SKIPPED_BAD else LOOK
+    advice = "`tfmp.debug.find_nonfinite` names the first layer that overflows"
+    return Finding(level, f"{text}. {advice}.")
+
+
+def _loss_scale(run: Run) -> Finding | None:
+    last = run.last("loss_scale")
+    if math.isnan(last):
+        return None
+    if 1 <= last < math.inf:
+        return Finding(GOOD, f"The loss scale ended at {number(last)}.")
+    return Finding(
+        LOOK, f"The loss scale ended at {number(last)}: gradients overflow."
+    )
+
+
+def _lost_updates(run: Run) -> Finding | None:
+    share = run.last("lost_updates_share")
+    if not math.isfinite(share):
+        return None
+    text = f"{percent(share)} of the updates were too small for the variables"
+    if share < LOST_UPDATES:
+        return Finding(GOOD, f"{text}.")
+    advice = "variables in float32 (a `mixed_` policy) keep them"
+    return Finding(LOOK, f"{text}, which are of 16 bits; {advice}.")
