@@ -271,6 +271,24 @@ class Named(keras.layers.Dense):
         return config
 
 
+@keras.saving.register_keras_serializable("tests")
+class OfTfmp(tfmp.layers.Dense):
+    """Somebody's subclass of a layer of tfmp."""
+
+
+def test_a_subclass_of_a_tfmp_layer_stays_one(tmp_path):
+    model = keras.Sequential([keras.Input([16]), OfTfmp(16, name="own")])
+    report = tfmp.convert(model, filter="all")
+    assert [row.precision for row in report.rows] == ["float8"]
+    assert type(model.layers[0]) is OfTfmp
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    x = keras.ops.ones([2, 16])
+    assert bool(keras.ops.all(loaded(x) == model(x)))
+    tfmp.revert(model)
+    assert model.layers[0].recipe is None
+
+
 def test_subclasses_of_a_layer(tmp_path):
     model = keras.Sequential([keras.Input([16]), Named(2), Own(4)])
     report = tfmp.convert(model)

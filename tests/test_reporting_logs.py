@@ -70,6 +70,18 @@ def test_where_steps_go_back_the_newer_samples_hold(tmp_path):
     assert "1 samples were written again" in run.notes[0]
 
 
+def test_what_the_monitor_said_is_kept_unless_it_was_undone(tmp_path):
+    lines = [
+        {"step": 2, "findings": ["a: 41% of gradients underflow"]},
+        {"step": 4, "findings": ["b", "c"]},
+        {"step": 3, "findings": 7},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "scales.jsonl").write_text(text)
+    said = logs.read(tmp_path).said
+    assert said == ((2, "a: 41% of gradients underflow"),)
+
+
 def test_formats_are_those_of_run_json_else_hybrid(tmp_path):
     about = {"tensors": {DENSE: {"format": "E4M3"}}}
     run = logs.read(log(tmp_path, {"step": 1}, about=json.dumps(about)))
@@ -182,7 +194,7 @@ def said(folder, *samples):
         ({f"{DENSE}/sqnr": 30.0}, "good", "room for all of the one tensor"),
         ({f"{DENSE}/sqnr": 15.0}, "worth a look", "SQNR 15.0 dB"),
         ({f"{DENSE}/saturation_share": 0.02}, "bad", "2 % clipped"),
-        ({f"{DENSE}/lag": 2.0}, "worth a look", "2.0 bits above"),
+        ({f"{DENSE}/lag": 2.0}, "worth a look", "2 bits too large"),
         ({}, "worth a look", "no statistics"),
     ],
 )

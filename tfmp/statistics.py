@@ -134,7 +134,7 @@ def describe(vector: np.ndarray, target: formats.Format) -> dict[str, float]:
         "saturation_share": _ratio(part["saturated"], part["values"]),
         "sqnr": _decibels(part["signal"], part["noise"]),
         "range_share": _in_use(vector, target) if nonzero else math.nan,
-        "lag": part["lag"],
+        "lag": part["lag"] if math.isfinite(part["lag"]) else math.nan,
     }
 
 

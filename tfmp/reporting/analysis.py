@@ -57,6 +57,7 @@ class Analysis:
                 k: v if np.isfinite(v) else None for k, v in final.items()
             },
             "findings": [found._asdict() for found in self.findings],
+            "said": [list(each) for each in self.run.said],
             "tensors": [each.to_dict() for each in self.standings],
             "notes": list(self.run.notes),
         }

@@ -57,6 +57,7 @@ class Run:
             logged is called `logs/loss` and so on.
         tensors: `<layer path>/<role>`, in the log's order.
         histograms: of each tensor the newest one.
+        said: what the monitor warned of, with the step.
         notes: what else to know about the log.
     """
 
@@ -67,6 +68,7 @@ class Run:
     series: dict[str, np.ndarray]
     tensors: tuple[str, ...]
     histograms: dict[str, Histogram]
+    said: tuple[tuple[int, str], ...] = ()
     notes: tuple[str, ...] = ()
 
     def values(self, key: str) -> np.ndarray:
@@ -122,6 +124,7 @@ def read(log_dir: Any) -> Run:
     return Run(
         *(folder, about, steps, seconds, series, tensors),
         histograms=table.histograms,
+        said=tuple(table.said),
         notes=tuple(notes),
     )
 
@@ -191,6 +194,7 @@ class _Table:
         self.steps = array.array("q")
         self.seconds = array.array("d")
         self.histograms: dict[str, Histogram] = {}
+        self.said: list[tuple[int, str]] = []
         self.replaced = 0
         self._columns: dict[str, array.array[float]] = {}
 
@@ -204,6 +208,9 @@ class _Table:
             column = self._columns.setdefault(key, array.array("d"))
             column.extend([math.nan] * (rows - len(column)))
             column.append(value)
+        texts = sample.get("findings")
+        for text in texts if isinstance(texts, list) else ():
+            self.said.append((sample["step"], str(text)))
         found = sample.get("histograms")
         for tensor, histogram in _items(found):
             if _is_histogram(histogram):
@@ -220,6 +227,7 @@ class _Table:
             self.seconds.pop()
         for column in self._columns.values():
             del column[len(self.steps) :]
+        self.said = [each for each in self.said if each[0] < step]
 
     def series(self) -> dict[str, np.ndarray]:
         found = {}

@@ -21,9 +21,9 @@ TITLES = (
 )
 BADNESS = (
     "Badness is the largest of: values flushed to zero / 5 %, values clipped "
-    "/ 0.1 %, noise against that of 20 dB, and bits by which the observed amax "
-    "exceeds the assumed one. From 1 on a tensor is worth a look. Typical of "
-    "the later half of the samples."
+    "/ 0.1 %, noise against that of 20 dB, and bits by which the scale is too "
+    "large (lag). From 1 on a tensor is worth a look. Typical of the later "
+    "half of the samples."
 )
 
 
@@ -179,6 +179,10 @@ def _duration(seconds: float) -> str:
 
 def _verdict(analysis: Analysis) -> Html:
     notes = [Finding(LOOK, note) for note in analysis.run.notes]
+    notes += [
+        Finding(LOOK, f"The monitor warned at step {step}. {text}")
+        for step, text in analysis.run.said[:WORST]
+    ]
     items = [
         element(
             "li",

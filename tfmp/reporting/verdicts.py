@@ -52,7 +52,7 @@ def in_words(standing: Standing) -> str:
         "underflow_share": f"{percent(value)} flushed to zero",
         "saturation_share": f"{percent(value)} clipped",
         "sqnr": f"SQNR {value:.1f} dB",
-        "lag": f"amax up to {value:.1f} bits above the assumed",
+        "lag": f"a scale up to {value:.0f} bits too large",
     }.get(standing.because, "no statistics")
 
 
