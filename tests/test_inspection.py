@@ -140,6 +140,73 @@ def test_the_model_stays_as_it_is_and_labels_give_the_loss():
     assert not model.losses and "call" not in vars(model.get_layer("stock"))
 
 
+class Decorated(keras.Model):
+    """Its `call` is a `tf.function`, which reads the variables itself."""
+
+    def __init__(self):
+        super().__init__(name="net")
+        self.first = tfmp.layers.Dense(16, dtype="mixed_float8")
+        self.norm = layers.BatchNormalization()
+        self.last = tfmp.layers.Dense(16, dtype="mixed_float8")
+
+    @tf.function
+    def call(self, x, training=False):
+        return self.last(self.norm(self.first(x), training=training))
+
+
+def test_a_model_with_a_function_of_its_own():
+    model, x = Decorated(), np.eye(8, 16, dtype="float32")
+    model(x)
+    model.compile("sgd", "mse", jit_compile=False)
+    before = [v.numpy() for v in model.variables]
+    found = [tfmp.inspect(model, x, x).float8_products for _ in range(2)]
+    assert found == [5, 5]
+    for old, new in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(old, new)
+    model.train_on_batch(x, x)  # by the trace that was inspected
+    for old, new in zip(before, model.trainable_variables, strict=False):
+        assert not np.array_equal(old, new), new.path
+    assert np.any(model.norm.moving_mean.numpy())
+
+
+class Recomputed(keras.layers.Layer):
+    """Keeps nothing of the layer inside for the backward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = tfmp.layers.Dense(16, dtype="mixed_float8")
+
+    def build(self, shape):
+        self.inner.build(shape)
+
+    def call(self, x):
+        return keras.remat(self.inner)(x)
+
+
+def test_gradients_of_what_is_recomputed():
+    last = tfmp.layers.Dense(16, dtype="mixed_float8", name="last")
+    model = keras.Sequential([keras.Input([16]), Recomputed(), last])
+    found = [row.product for row in tfmp.inspect(model).products]
+    assert found.count("kernel_grad") == 2 and found.count("input_grad") == 1
+
+
+def test_the_factors_of_lora_are_no_fall_backs():
+    layer = tfmp.layers.Dense(16, dtype="mixed_float8", name="only")
+    model = keras.Sequential([keras.Input([16]), layer], name="net")
+    layer.enable_lora(4)
+    found = tfmp.assert_fp8(model)
+    rows = [row for row in found.products if not row.float8]
+    assert len(rows) == 3 and {row.product for row in rows} == {""}
+    assert all("LoRA" in row.reason for row in rows)
+
+
+def test_text_is_not_compiled():
+    words = layers.TextVectorization(vocabulary=["a"])
+    model = keras.Sequential([keras.Input([1], dtype="string"), words])
+    with pytest.raises(ValueError, match="one that XLA can compile; text"):
+        tfmp.inspect(model)
+
+
 def test_a_function_that_assigns_variables():
     kernel = tf.Variable(tf.ones([16, 16]))
 

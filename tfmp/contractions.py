@@ -64,9 +64,12 @@ def contract(
     how = () if probe is None else (True, probe.elements)
     forward, backward = _compiled(contraction, recipe, training, shapes, *how)
 
+    roles = recipes.ROLES if probe is not None else ()
+    take_in = {role: probe.taker(role) for role in roles}
+
     def amax_of(role: str, seen: passes.Seen) -> tf.Tensor:
         if seen.statistics is not None:
-            probe.take_in(role, seen.statistics)
+            take_in[role](seen.statistics)
         return seen.amax
 
     @tf.custom_gradient

@@ -73,6 +73,11 @@ def scope_of(name: str) -> str:
     return "/".join(parts[: -2 if is_tape else -1])
 
 
+def is_written(name: str) -> bool:
+    """Whether an operation is, or is of, one of the three products of tfmp."""
+    return PRODUCT.search(name) is not None
+
+
 def product_of(name: str, gradient_of: str = "") -> str:
     """Returns which of a layer's three products an operation is.
 

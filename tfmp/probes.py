@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,11 +48,22 @@ class Probe:
             for role in recipes.ROLES
         }
 
-    def take_in(self, role: str, vector: tf.Tensor) -> None:
-        """Merges the statistics of one more tensor in a role."""
-        variable = self.variables[role]
-        before = variable.read_value()
-        variable.assign(statistics.merge(before, tf.stop_gradient(vector)))
+    def taker(self, role: str) -> Callable[[tf.Tensor], None]:
+        """Returns what merges the statistics of one more tensor in a role.
+
+        It is for this graph, and for gradients of it: that of a branch of
+        `tf.cond` reaches a variable only by what the branch has captured.
+        """
+        handle = self.variables[role].handle
+        if not tf.executing_eagerly():
+            handle = tf.compat.v1.get_default_graph().capture(handle)
+
+        def take_in(vector: tf.Tensor) -> None:
+            before = tf.raw_ops.ReadVariableOp(resource=handle, dtype="float32")
+            after = statistics.merge(before, tf.stop_gradient(vector))
+            tf.raw_ops.AssignVariableOp(resource=handle, value=after)
+
+        return take_in
 
     def read(self, recipe: Any) -> dict[str, dict[str, float]]:
         """Returns what was measured, by role and name, and empties the probe.

@@ -123,7 +123,7 @@ def describe(vector: np.ndarray, target: formats.Format) -> dict[str, float]:
         Empty if nothing was measured.  NaN where there is no answer: of a
         tensor of zeros, and of one that is not finite.
     """
-    part = dict(zip(SUMS, vector.tolist(), strict=False))
+    part = dict(zip(SUMS, vector[: len(SUMS)].tolist(), strict=True))
     part |= dict(zip(MAXIMA, vector[SUMMED:].tolist(), strict=True))
     if not part["values"]:
         return {}

@@ -82,6 +82,11 @@ RULES: Mapping[str, Rule] = {
     "sqnr": Rule(lambda sqnr: sqnr < 10, _noise),
 }
 LOST = 0.5
+IN_VAIN = (
+    "Nothing was measured: the layers are not called for training, or in a "
+    "tf.function of your own, which keeps the trace that it has; take it away, "
+    "as Keras compiles the step"
+)
 
 
 class Adviser:
@@ -97,13 +102,20 @@ class Adviser:
         )
         self._said: set[tuple[str, str]] = set()
 
-    def look(self, values: Mapping[str, float]) -> list[str]:
+    def look(
+        self, values: Mapping[str, float], in_vain: bool = False
+    ) -> list[str]:
         """Says what has been wrong for long enough, and is not said yet.
 
         Args:
-            values: of a sample that was measured, by name.
+            values: what was measured, by name; of nothing, nothing is said.
+            in_vain: whether a step was to be measured, and no tensor was.
         """
+        if not (values or in_vain):
+            return []
         wrong = {(f.kind, f.where): f for f in _wrong(values)}
+        if in_vain:
+            wrong["in_vain", ""] = Finding("in_vain", "", IN_VAIN)
         for key in set(self._counts) - set(wrong):
             del self._counts[key]
         self._counts.update(wrong.keys())

@@ -24,10 +24,12 @@ class Measurement(NamedTuple):
     Attributes:
         values: `<operator>/<role>/<statistic>`, and those of the optimizer.
         histograms: lowest exponent and counts, by `<operator>/<role>`.
+        in_vain: whether there are operators, and none of them was measured.
     """
 
     values: dict[str, float]
     histograms: dict[str, tuple[int, list[int]]]
+    in_vain: bool = False
 
 
 class MeasuredStep:
@@ -53,24 +55,27 @@ class MeasuredStep:
         self._model = model
         self.inner: Any = model.train_function
         self._measured: Any = None
-        self._armed = False
+        self._armed = self._has_run = False
         self._operators = operators(model)
         with model.distribute_strategy.scope():
             self._probes = {n: probes.Probe(elements) for n in self._operators}
             self._updates = _update_probe(model, elements)
 
     def fits(self) -> bool:
-        """Whether it measures all that there is in the model by now."""
-        return operators(self._model) == self._operators
+        """Whether it measures all that is in the model's function by now.
 
-    def is_in_use(self) -> bool:
-        """Whether it stands before the model's function, or just did."""
+        What was changed in the model is in its function when that is made
+        anew; layers that the first steps have built are in it at once.
+        """
         removed = self._model.train_function == self.inner
-        return removed or self._stands_before()
+        if not (removed or self._stands_before()):
+            return False
+        return operators(self._model).keys() <= self._operators.keys()
 
     def arm(self) -> None:
         """Says that the next execution is to be measured."""
         self._armed = bool(self._operators or self._updates)
+        self._model.make_train_function()  # outside of `fit` there may be none
         if self._armed and not self._stands_before():
             self.inner = self._model.train_function
             self._model.train_function = self._dispatch
@@ -99,8 +104,14 @@ class MeasuredStep:
     def described(
         self, vectors: np.ndarray | None, updates: np.ndarray | None
     ) -> Measurement:
-        """Returns in numbers by name what `reading` returned."""
+        """Returns in numbers by name what `reading` returned.
+
+        It is empty if no execution was measured since.
+        """
         found = Measurement({}, {})
+        if not self._has_run:
+            return found
+        self._has_run = False
         read = [] if vectors is None else probes.arrays(vectors)
         for (name, operator), by_role in zip(
             self._operators.items(), read, strict=True
@@ -111,7 +122,8 @@ class MeasuredStep:
         if updates is not None:
             share = UpdateProbe.share(updates)
             found.values["lost_updates_share"] = share
-        return found
+        in_vain = bool(self._operators) and not found.histograms
+        return found._replace(in_vain=in_vain)
 
     def _dispatch(self, iterator: Any) -> Any:
         armed, self._armed = self._armed, False
@@ -120,7 +132,9 @@ class MeasuredStep:
         if self._measured is None:
             self._measured = self._another_function()
         with self._probing():
-            return self._measured(iterator)
+            results = self._measured(iterator)
+        self._has_run = True
+        return results
 
     def _another_function(self) -> Callable:
         there = self._model.train_function

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 import keras
@@ -32,21 +33,20 @@ class Operator(NamedTuple):
 def operators(model: keras.Model) -> dict[str, Operator]:
     """Returns all that quantizes in a model, by the path of the layer.
 
-    Attention has two of its own: `<path>/scores` and `<path>/values`.
+    A layer that is not built yet is left out.  Attention has two of its own:
+    `<path>/scores` and `<path>/values`.
     """
     names = layer_names(model)
     found: dict[str, Operator] = {}
     for layer in filter(_is_measured, flatten(model).values()):
         for name, recipe in layer.float8_operators().items():
-            path = f"{layer.path}/{name}"
-            if not name:
-                path = names[id(layer.amax)]
-            found[path] = Operator(layer, name, recipe)
+            path = names[id(layer.amax)] if not name else f"{layer.path}/{name}"
+            found[_free(path, found)] = Operator(layer, name, recipe)
     return found
 
 
 def _is_measured(layer: Any) -> bool:
-    return isinstance(layer, Measured)
+    return layer.built and isinstance(layer, Measured)
 
 
 def layer_names(model: keras.Model) -> dict[int, str]:
@@ -58,12 +58,17 @@ def layer_names(model: keras.Model) -> dict[int, str]:
     names: dict[int, str] = {}
     for variable in filter(is_amax, model.variables):
         path = variable.path.removesuffix("/float8/amax")
-        name, number = path, 0
-        while name in names.values():
-            number += 1
-            name = f"{path}_{number}"
-        names[id(variable)] = name
+        names[id(variable)] = _free(path, names.values())
     return names
+
+
+def _free(path: str, taken: Container[str]) -> str:
+    """Returns a path with a number behind it if it is taken."""
+    free, number = path, 0
+    while free in taken:
+        number += 1
+        free = f"{path}_{number}"
+    return free
 
 
 def describe(model: keras.Model, every: int) -> dict[str, Any]:

@@ -50,15 +50,13 @@ class Sampler:
             Whether a layer of it has FP8 state.
         """
         self._state, self._function = StateReader(self.model), None
-        if self._measuring is not None and not self._measuring.fits():
-            self._measuring = None
         return self._state.has_float8
 
     def arm(self) -> None:
         """Has the next execution measured."""
         if not self._statistics:
             return
-        if self._measuring is None or not self._measuring.is_in_use():
+        if self._measuring is None or not self._measuring.fits():
             self._measuring = MeasuredStep(self.model, self._elements)
             self._function = None
         self._measuring.arm()
@@ -90,7 +88,7 @@ class Sampler:
             measured.values,
             measured.histograms,
             _scalars(logs),
-            tuple(self._adviser.look(measured.values)),
+            tuple(self._adviser.look(measured.values, measured.in_vain)),
         )
 
     def _reading_function(self) -> Any:

@@ -47,6 +47,7 @@ class ScaleMonitor(keras.callbacks.Callback):
     | `<tensor>/lag`              | log2(scale / best scale)      | bits   |
     | `lost_updates_share`        | lost to rounding / all        | 0 to 1 |
 
+    The first three are of `model.optimizer`, whatever else there is.
     A tensor is `<layer path>/<role>`, with a role of `"inputs"`, `"kernel"` or
     `"grads"`; `tfmp.statistics.describe` has the equations.  A scale that is
     too large clips (`lag` above 0), one that is too small leaves range unused.
@@ -62,8 +63,10 @@ class ScaleMonitor(keras.callbacks.Callback):
     they quantize; Keras traces and compiles it once more, at the first sample.
     All other steps run as without a monitor.  Measured is the execution that
     passes a multiple of `every`, and in an epoch the last but one, for the
-    last batch is often smaller.  Values of replicas and of all steps of an
-    execution are merged; of other workers nothing is read.
+    last batch is often smaller; never the first of all.  Values of replicas
+    and of all steps of an execution are merged; of other workers nothing is
+    read.  What a `tf.function` of your own computes inside of a step is not
+    measured: it keeps the trace that it has, and Keras needs none.
 
     Where it goes:
 
@@ -202,26 +205,6 @@ class ScaleMonitor(keras.callbacks.Callback):
         self._close()
         if self._sampler is not None:
             self._sampler.stop()
-
-    def _step_after(self, batch: int) -> int:
-        """Returns how many steps are done when a batch is."""
-        of_epoch = (self.params or {}).get("steps") or batch + 1
-        done = min(batch + 1, of_epoch) - (self._first_batch or 0)
-        return self._epoch_start + done
-
-    def _is_due(self, batch: int) -> bool:
-        """Whether a multiple of `every` is passed by a batch."""
-        after = self._step_after(batch)
-        return self._step // self.every < after // self.every
-
-    def _is_last_but_one(self, batch: int) -> bool:
-        """Whether it is the last execution of an epoch in full batches."""
-        steps = (self.params or {}).get("steps")
-        if steps is None:
-            return False
-        left = steps - batch - 1
-        only = left <= 0 and self._step == self._epoch_start
-        return only or 0 < left <= self.model.steps_per_execution
 
     def _sample(self, logs: Any) -> None:
         if self._sampler is None:

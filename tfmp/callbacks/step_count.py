@@ -26,7 +26,7 @@ class StepCount:
         self._start = 0
         self._first_batch: int | None = None
         self._batches: int | None = None
-        self._was_due = False
+        self._was_due = self._was_first = False
 
     @property
     def in_epoch(self) -> bool:
@@ -54,6 +54,8 @@ class StepCount:
         an epoch it is the last but one, as the last batch is often smaller,
         unless that has had a sample of its own.
         An epoch that was resumed within does not begin at batch 0.
+        The very first step is none: it may still build layers, and a
+        `tf.function` of one's own keeps what it was first traced with.
 
         Args:
             batch: the first of the execution.
@@ -61,12 +63,16 @@ class StepCount:
         """
         if self._first_batch is None:
             self._first_batch = batch
+        was_first, self._was_first = self._was_first, self.step == 0
+        if self._was_first:
+            return False
         last = batch + batches - 1
         if self._batches is None:
             return self._is_due(last)
         left = self._batches - last - 1
         if left <= 0:
-            return not self.in_epoch or (self._was_due and self._is_due(last))
+            alone = was_first or not self.in_epoch
+            return alone or (self._was_due and self._is_due(last))
         return self._is_due(last) or left <= batches
 
     def end_execution(self, batch: int) -> bool:

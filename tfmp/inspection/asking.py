@@ -6,11 +6,12 @@ import dataclasses
 
 import keras
 
-from tfmp import policies
+from tfmp import naming, policies
 from tfmp.conversion.products import not_in_float8
 from tfmp.conversion.report import Report, Row
 from tfmp.layers.classes import ours_for
 
+LORA = "it makes LoRA's part of the kernel, or is a gradient of that"
 KERAS_FLOAT8 = (
     "Keras' float8 rounds to FP8 and back, and multiplies in {dtype}: XLA is "
     "left to find an FP8 product in that"
@@ -37,6 +38,16 @@ class Asked:
         report = Report(next(iter(layers.values())))
         return cls(layers, {row.path: row for row in report.rows})
 
+    def is_lora(self, path: str, name: str) -> bool:
+        """Whether a product of a layer is of the small factors of LoRA.
+
+        Args:
+            path: of the layer.
+            name: of the operation.
+        """
+        lora = getattr(self.layers.get(path), "lora_enabled", False)
+        return lora and not naming.is_written(name)
+
     def is_for_float8(self, path: str, product: str) -> bool:
         """Whether a layer asks for FP8 in one of its products."""
         layer, row = self.layers.get(path), self.rows.get(path)
@@ -49,8 +60,10 @@ class Asked:
         if layer is None or row is None:
             return ""
         if row.recipe is not None:
+            if not product:
+                return LORA if getattr(layer, "lora_enabled", False) else ""
             kept = f"the recipe keeps it in {layer.compute_dtype}"
-            return not_in_float8(layer).get(product, kept) if product else ""
+            return not_in_float8(layer).get(product, kept)
         if row.reason:
             return row.reason
         if policies.recipe_at(layer.dtype_policy, path) is None:

@@ -62,12 +62,15 @@ def inspect(
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if `target` is unknown, the model is not built or does not
-            say what it takes, or `y` is given and no loss is compiled.
+            say what it takes, `y` is given and no loss is compiled, or XLA
+            cannot compile it, as text and look-up tables.
         ImportError: if `target` needs JAX's CUDA plug-in; the message says
             what to install.
         RuntimeError: if the program does not compile for the target.
 
-    And whatever TensorFlow raises for what XLA cannot compile.
+    A `tf.function` of the model's own has to be an attribute of a layer.
+    A layer that trains the factors of LoRA has three more products, small
+    and not in FP8, which are no fall-backs.
 
     >>> from tfmp import layers
     >>> layer = layers.Dense(8, dtype="mixed_float8")
@@ -180,6 +183,7 @@ def _row(
 ) -> InspectedProduct:
     given, float8 = fate.given, fate.is_float8
     layer, product = _place(fate, step)
+    product = "" if asked.is_lora(layer, given.name) else product
     outcomes = fate.outcomes
     shown = next((p for p in outcomes if not p.is_float8), outcomes[0])
     wanted = asked.is_for_float8(layer, product)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -16,7 +17,13 @@ from tfmp import internals, naming, pass_internals
 from tfmp.conversion.products import Sizes
 from tfmp.conversion.records import flatten
 
+FUNCTION = tf.types.experimental.PolymorphicFunction
+KERAS_FUNCTIONS = ("train_function", "test_function", "predict_function")
 COPY = re.compile(r"mhlo\.copy (%[\w#]+) : (\S+)")
+UNCOMPILED = (
+    "`model_or_function` must be one that XLA can compile; text and "
+    "look-up tables are not: give the model behind them. Received: {}"
+)
 SAID = "arrays, tensors, tf.TensorSpec, or lists or dictionaries of such"
 
 
@@ -52,7 +59,10 @@ class Step:
         write = self.function.experimental_get_compiler_ir(*self.specs)
         # Outside of a graph, it draws a random number to see the device.
         with tf.Graph().as_default(), tf.device(device):
-            text = write(stage=stage, platform_name=platform)
+            try:
+                text = write(stage=stage, platform_name=platform)
+            except (ValueError, tf.errors.OpError) as error:
+                raise ValueError(UNCOMPILED.format(error)) from error
         # An assignment is a copy, which only TensorFlow's XLA can read.
         return COPY.sub(r"stablehlo.reshape \1 : (\2) -> \2", text)
 
@@ -60,7 +70,9 @@ class Step:
 def of_model(model: keras.Layer, inputs: tuple[Any, ...], sizes: Sizes) -> Step:
     """Returns a model's training step: forward, loss, and all gradients.
 
-    The model's variables are arguments of it, so that nothing is assigned.
+    The model's variables are arguments of it, so that nothing is assigned;
+    but for a model with a `tf.function` of its own, or that recomputes, as
+    their gradients are of the variables themselves.
 
     Args:
         model: built.
@@ -70,8 +82,50 @@ def of_model(model: keras.Layer, inputs: tuple[Any, ...], sizes: Sizes) -> Step:
     """
     data = inputs or (_signature(model),)
     specs = keras.tree.map_structure(_spec_of(sizes), data)
-    trained, rest = model.trainable_variables, model.non_trainable_variables
     layers = flatten(model)
+    if _has_functions(layers.values()):
+        return _training(model, layers, specs, stateful=True)[0]
+    found, missing = _training(model, layers, specs, stateful=False)
+    if missing:  # recomputation has gradients for variables alone
+        again, fewer = _training(model, layers, specs, stateful=True)
+        found = again if fewer < missing else found
+    return found
+
+
+def _training(
+    model: Any, layers: dict[str, keras.Layer], specs: Any, stateful: bool
+) -> tuple[Step, int]:
+    """Returns the step, and how many variables have no gradient in it."""
+    trained, rest = model.trainable_variables, model.non_trainable_variables
+    given = ([], []) if stateful else (trained, rest)
+    kinds = [[tf.TensorSpec(v.shape, v.dtype) for v in vs] for vs in given]
+    missing = 0
+
+    def step(values: list[Any], others: list[Any], data: Any) -> Any:
+        nonlocal missing
+        state = [*zip(trained, values, strict=False)]
+        state += zip(rest, others, strict=False)
+        scope = keras.StatelessScope(state_mapping=state)
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            with contextlib.nullcontext() if stateful else scope:
+                loss = _loss(model, *data)
+        sources = [v.value for v in trained] if stateful else values
+        gradients = tape.gradient(loss, sources)
+        missing = sum(gradient is None for gradient in gradients)
+        changed = () if stateful else map(scope.get_current_value, rest)
+        return loss, gradients, list(changed)
+
+    with (
+        pass_internals.losses_kept(layers.values()),
+        internals.seed_kept(),
+        pass_internals.around_calls(layers, _numbered(layers)),
+    ):
+        return _traced(step, (*kinds, specs), layers), missing
+
+
+def _numbered(layers: dict[str, keras.Layer]) -> Callable[..., Callable]:
+    """Returns what wraps a layer's call in a scope with its number."""
     numbers = {path: number for number, path in enumerate(layers)}
 
     def numbered(path: str, layer: keras.Layer, call: Callable) -> Callable:
@@ -82,25 +136,7 @@ def of_model(model: keras.Layer, inputs: tuple[Any, ...], sizes: Sizes) -> Step:
 
         return named
 
-    def step(values: list[Any], others: list[Any], data: Any) -> Any:
-        state = [*zip(trained, values, strict=True)]
-        state += zip(rest, others, strict=True)
-        with tf.GradientTape() as tape:
-            tape.watch(values)
-            with keras.StatelessScope(state_mapping=state) as scope:
-                loss = _loss(model, *data)
-        after = [scope.get_current_value(variable) for variable in rest]
-        return loss, tape.gradient(loss, values), after
-
-    kinds = [
-        [tf.TensorSpec(v.shape, v.dtype) for v in vs] for vs in (trained, rest)
-    ]
-    with (
-        pass_internals.losses_kept(layers.values()),
-        internals.seed_kept(),
-        pass_internals.around_calls(layers, numbered),
-    ):
-        return _traced(step, (*kinds, specs), layers)
+    return numbered
 
 
 def of_function(
@@ -113,7 +149,7 @@ def of_function(
         inputs: its arguments, or specs of them.
         sizes: for lengths that are open.
     """
-    if not isinstance(function, tf.types.experimental.PolymorphicFunction):
+    if not isinstance(function, FUNCTION):
         function = tf.function(function)
     specs = keras.tree.map_structure(_spec_of(sizes), inputs)
     return _traced(function, specs, {})
@@ -138,6 +174,22 @@ def _traced(
             f"{specs[-1] if layers else specs}: {error}"
         ) from error
     return Step(compiled, tuple(flat), layers)
+
+
+def _has_functions(layers: Iterable[keras.Layer]) -> bool:
+    """Whether a method of a layer is a `tf.function`.
+
+    Its traces outlive this one: they read the variables themselves, and must
+    not keep tensors of a trace that is gone.
+    """
+    own = [
+        value
+        for layer in layers
+        for place in (layer, *type(layer).__mro__)
+        for name, value in vars(place).items()
+        if name not in KERAS_FUNCTIONS
+    ]
+    return any(isinstance(value, FUNCTION) for value in own)
 
 
 def _loss(model: Any, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
