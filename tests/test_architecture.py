@@ -40,6 +40,7 @@ LEVELS = (
         "debug",
         "exporting",
         "inspection",
+        "monitoring",
         "scopes",
         "summaries",
     ),

@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from tfmp import formats, layers, policies, recipes, scaling, statistics
 from tfmp.callbacks import ScaleMonitor, TerminateOnOverflow
-from tfmp.callbacks.advice import Adviser
-from tfmp.callbacks.measured_step import MeasuredStep
-from tfmp.callbacks.operators import operators
+from tfmp.monitoring.advice import Adviser
+from tfmp.monitoring.measured_step import MeasuredStep
+from tfmp.monitoring.operators import operators
 from tfmp.optimizers import LossScaleOptimizer
 
 BATCH = 8
@@ -364,12 +364,14 @@ def test_advice_needs_patience_and_is_given_once():
     assert said.startswith("a/b: 41% of gradients underflow to zero; ")
     assert "amax_history_len" in said
     assert adviser.look(bad) == []
-    clipped = {"a/b/inputs/saturation_share": 0.02}
-    noisy = {"a/b/inputs/sqnr": 3.0, "a/b/kernel/sqnr": math.nan}
+    little = {"a/b/inputs/saturation_share": 0.02, "a/b/inputs/sqnr": 25.0}
+    assert adviser.look(little) == adviser.look(little) == []
+    clipped = {**little, "a/b/inputs/sqnr": 3.0, "a/b/inputs/lag": 3.0}
+    noisy = {"a/b/kernel/sqnr": 3.0, "a/c/kernel/sqnr": math.nan}
     adviser.look({**clipped, **noisy})
     said = adviser.look({**clipped, **noisy})
     assert ["2.0% of inputs are clipped" in said[0], len(said)] == [True, 2]
-    assert said[1].startswith("a/b: 3 dB is all that is left of inputs; ")
+    assert said[1].startswith("a/b: 3 dB is all that is left of kernel values")
     attention = {"a/scores/inputs/sqnr": 3.0}
     adviser.look(attention)
     [said] = adviser.look(attention)

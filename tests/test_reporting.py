@@ -171,9 +171,11 @@ def test_a_real_training(tmp_path):
     """What is read is what the monitor writes."""
     layer = tfmp.layers.Dense(8, dtype="mixed_float8", name="wide")
     model = keras.Sequential([keras.Input([16]), layer], name="net")
-    model.compile(tfmp.optimizers.LossScaleOptimizer("sgd"), "mse")
     monitor = tfmp.callbacks.ScaleMonitor(tmp_path / "log", every=1)
     x = np.random.default_rng(0).normal(size=[48, 16])
+    keras.utils.set_random_seed(0)
+    optimizer = tfmp.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1e-3))
+    model.compile(optimizer, "mse")
     model.fit(x, x[:, :8], batch_size=16, verbose=0, callbacks=[monitor])
     run = logs.read(tmp_path / "log")
     assert run.notes == () and run.steps.tolist() == [1, 2, 3]

@@ -20,9 +20,9 @@ from tensorboard.backend.event_processing.event_accumulator import (
 
 from tfmp import callbacks, layers, policies, recipes, scaling
 from tfmp.callbacks import ScaleMonitor, scale_monitor
-from tfmp.callbacks.sample_log import Sample, SampleLog
-from tfmp.callbacks.state_reader import StateReader
-from tfmp.callbacks.step_count import steps_taken
+from tfmp.monitoring.sample_log import Sample, SampleLog
+from tfmp.monitoring.state_reader import StateReader
+from tfmp.monitoring.step_count import steps_taken
 from tfmp.optimizers import LossScaleOptimizer
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -84,7 +84,10 @@ def make_plain(optimizer=None):
 
 def fit(model, monitor, *more, x=X, y=Y, **options):
     options = {"batch_size": BATCH, "verbose": 0, **options}
-    return model.fit(x, y, callbacks=[monitor, *more], **options).history
+    with warnings.catch_warnings():
+        # Models of a few random weights: what is said of them is no fault.
+        warnings.filterwarnings("ignore", "Step ", RuntimeWarning)
+        return model.fit(x, y, callbacks=[monitor, *more], **options).history
 
 
 def fit_plain(model, monitor, *more, **options):
@@ -319,9 +322,8 @@ def test_a_second_fit_goes_on(tmp_path):
     assert first["loss_scale"] == second["loss_scale"] == [64.0]
     assert steps_of(monitor) == [8, 12, 16, 24]
     assert read_samples(tmp_path) == monitor.samples
-    assert list(read_scalars(tmp_path / "scales")["loss_scale"]) == [
-        *steps_of(monitor)
-    ]
+    scalars = read_scalars(tmp_path / "scales")["loss_scale"]
+    assert sorted(scalars) == steps_of(monitor)
     fit_plain(make_plain(), monitor)
     assert steps_of(monitor) == [8, 12]
     assert len(read_lines(tmp_path)) == 6
@@ -560,7 +562,8 @@ def test_training_outlives_a_full_disk(tmp_path, restore_limit):
     )
     # All of the second epoch, in both files.
     assert written[len(before) :] == list(range(STEPS + 1, 2 * STEPS + 1))
-    assert list(read_scalars(tmp_path / "scales")["loss_scale"]) == written
+    scalars = read_scalars(tmp_path / "scales")["loss_scale"]
+    assert sorted(scalars) == written
     assert steps_of(monitor) == list(range(1, 2 * STEPS + 1))
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import keras
 
 from tfmp import checks
-from tfmp.callbacks.operators import describe
-from tfmp.callbacks.sample_log import FAULTS, Sample, SampleLog, open_log
-from tfmp.callbacks.sampler import Sampler
-from tfmp.callbacks.step_count import StepCount
+from tfmp.monitoring.operators import describe
+from tfmp.monitoring.sample_log import FAULTS, Sample, SampleLog, open_log
+from tfmp.monitoring.sampler import Sampler
+from tfmp.monitoring.step_count import StepCount
 
 MAX_SAMPLES = 4096
 MAX_TOLD = 5
@@ -82,8 +82,9 @@ class ScaleMonitor(keras.callbacks.Callback):
     - `log_dir/scales/`: the same for TensorBoard, by step.
 
     What is wrong in two samples in a row is said in a warning, once: a quarter
-    of a tensor underflows, a hundredth is clipped, less than 10 dB are left,
-    half of the updates are lost.  `tfmp report LOG_DIR` draws it all.
+    of a tensor underflows, a hundredth is clipped and less than 20 dB are left,
+    less than 10 dB are left, half of the updates are lost.  `tfmp report
+    LOG_DIR` draws it all.
 
     Steps go on from one `fit` to the next, and from where a restored
     optimizer stands.  Under `steps_per_execution` Keras calls back, and a

@@ -8,9 +8,9 @@ import keras
 
 from tfmp import checks
 from tfmp.callbacks.newest_batch import NewestBatch
-from tfmp.callbacks.step_count import steps_taken
 from tfmp.debug.diagnosis import diagnose
 from tfmp.debug.findings import NonFinite, NonFiniteError
+from tfmp.monitoring.step_count import steps_taken
 from tfmp.optimizers import LossScaleOptimizer
 
 LOOKS = 4

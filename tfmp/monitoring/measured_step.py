@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfmp import probes, recipes, statistics
-from tfmp.callbacks.operators import operators
 from tfmp.layers.measured import NO_PROBES
+from tfmp.monitoring.operators import operators
 from tfmp.optimizers import LossScaleOptimizer
 from tfmp.optimizers.lost_updates import UpdateProbe
 

@@ -9,11 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmp.callbacks.advice import Adviser
-from tfmp.callbacks.measured_step import MeasuredStep, Measurement
-from tfmp.callbacks.sample_log import Sample
-from tfmp.callbacks.state_reader import StateReader
-from tfmp.callbacks.step_count import StepCount
+from tfmp.monitoring.advice import Adviser
+from tfmp.monitoring.measured_step import MeasuredStep, Measurement
+from tfmp.monitoring.sample_log import Sample
+from tfmp.monitoring.state_reader import StateReader
+from tfmp.monitoring.step_count import StepCount
 
 
 class Sampler:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from tfmp.layers.attention import PRODUCTS
 
 PATIENCE = 2  # samples in a row
+BEHIND_BY = -4  # bits that the scale is too small by
 NAMES = {"inputs": "inputs", "kernel": "kernel values", "grads": "gradients"}
 NARROW = (
     "the range of FP8 is too narrow for them: use "
@@ -44,23 +46,28 @@ class Rule:
     """When a statistic is wrong, and what to say then.
 
     Args:
-        wrong: whether a value is.
+        wrong: whether it is, by all values of the tensor.
         says: makes a sentence of layer, tensor and all values of the tensor.
     """
 
-    wrong: Callable[[float], bool]
+    wrong: Callable[[Mapping[str, float]], bool]
     says: Callable[[str, str, Mapping[str, float]], str]
 
 
-def _narrow(operator: str) -> str:
-    """Says how to give a layer a wider format; attention's own is its."""
+def _cause(operator: str, lag: float) -> str:
+    """Says whether the scale is at fault, or the format; and what helps.
+
+    Attention's own products have the format of its layer.
+    """
+    if lag >= 1 or lag <= BEHIND_BY:
+        return CLIPPED if lag >= 1 else BEHIND
     layer, _, name = operator.rpartition("/")
     return NARROW % (layer if name in PRODUCTS else operator)
 
 
 def _underflow(layer: str, tensor: str, values: Mapping[str, float]) -> str:
     share = values["underflow_share"]
-    why = BEHIND if values.get("lag", 0) <= -4 else _narrow(layer)
+    why = _cause(layer, min(values.get("lag", 0.0), 0.0))
     return f"{layer}: {share:.0%} of {tensor} underflow to zero; {why}"
 
 
@@ -71,15 +78,24 @@ def _saturation(layer: str, tensor: str, values: Mapping[str, float]) -> str:
 
 def _noise(layer: str, tensor: str, values: Mapping[str, float]) -> str:
     sqnr = values["sqnr"]
-    why = BEHIND if values.get("lag", 0) <= -4 else _narrow(layer)
+    why = _cause(layer, values.get("lag", 0.0))
     return f"{layer}: {sqnr:.0f} dB is all that is left of {tensor}; {why}"
 
 
-# Rounding alone leaves 31 dB in E4M3 and 25 dB in E5M2.
+def _is_clipped(values: Mapping[str, float]) -> bool:
+    """Whether much is lost by it: a value just above the limit loses little."""
+    clipped = values.get("saturation_share", 0) >= 0.01
+    return clipped and values.get("sqnr", 0) < 20
+
+
+# Rounding alone leaves 31 dB in E4M3 and 25 dB in E5M2.  The first that holds
+# for a tensor is said.
 RULES: Mapping[str, Rule] = {
-    "underflow_share": Rule(lambda share: share >= 0.25, _underflow),
-    "saturation_share": Rule(lambda share: share >= 0.01, _saturation),
-    "sqnr": Rule(lambda sqnr: sqnr < 10, _noise),
+    "underflow_share": Rule(
+        lambda values: values.get("underflow_share", 0) >= 0.25, _underflow
+    ),
+    "saturation_share": Rule(_is_clipped, _saturation),
+    "sqnr": Rule(lambda values: values.get("sqnr", math.inf) < 10, _noise),
 }
 LOST = 0.5
 IN_VAIN = (
@@ -136,9 +152,10 @@ def _wrong(values: Mapping[str, float]) -> Iterator[Finding]:
     for where, own in tensors.items():
         layer, _, role = where.rpartition("/")
         for kind, rule in RULES.items():
-            if kind in own and rule.wrong(own[kind]):
+            if rule.wrong(own):
                 tensor = NAMES.get(role, role)
                 yield Finding(kind, where, rule.says(layer, tensor, own))
+                break
     lost = values.get("lost_updates_share", 0.0)
     if lost >= LOST:
         yield Finding(

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfmp import recipes, scaling
-from tfmp.callbacks.operators import layer_names
 from tfmp.layers.state import is_amax
+from tfmp.monitoring.operators import layer_names
 
 OPTIMIZER_STATE = {
     "loss_scale": "dynamic_scale",

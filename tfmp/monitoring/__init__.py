@@ -1,0 +1,1 @@
+"""What a monitor of training is made of: when, what, and where to."""
