@@ -16,6 +16,7 @@ import pytest
 # A module imports only from a lower level.  This list is the architecture.
 LEVELS = (
     (
+        "advice",
         "checks",
         "formats",
         "internals",

@@ -271,6 +271,14 @@ class Named(keras.layers.Dense):
         return config
 
 
+def test_what_is_not_built_is_said_to_be_in_float8_once_it_is():
+    model = keras.Sequential([keras.layers.Dense(16), keras.layers.Dropout(0)])
+    text = str(tfmp.convert(model, filter="all"))
+    assert "1 Dense (float8 once it is built), 1 Dropout (bfloat16)" in text
+    model.build([2, 16])
+    assert model.layers[0].recipe is not None
+
+
 @keras.saving.register_keras_serializable("tests")
 class OfTfmp(tfmp.layers.Dense):
     """Somebody's subclass of a layer of tfmp."""

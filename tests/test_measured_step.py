@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 from tfmp import formats, layers, policies, recipes, scaling, statistics
+from tfmp.advice import Adviser
 from tfmp.callbacks import ScaleMonitor, TerminateOnOverflow
-from tfmp.monitoring.advice import Adviser
 from tfmp.monitoring.measured_step import MeasuredStep
 from tfmp.monitoring.operators import operators
 from tfmp.optimizers import LossScaleOptimizer
@@ -376,6 +376,19 @@ def test_advice_needs_patience_and_is_given_once():
     adviser.look(attention)
     [said] = adviser.look(attention)
     assert "{'a': 'mixed_bfloat16'}" in said
+
+
+def test_a_training_that_only_skips_is_told_what_to_do():
+    x = np.full([64, 16], np.inf, np.float32)
+    model, monitor = small(run_eagerly=True), ScaleMonitor(every=2)
+    fit(model, monitor, x=x, y=np.zeros([64, 16]))
+    (said,) = monitor.findings
+    assert said.startswith("Every step since the sample before was skipped")
+    adviser = Adviser()
+    assert adviser.look_at_training(16, 0, 1.0) == []
+    assert adviser.look_at_training(32, 15, 1.0) == []
+    assert adviser.look_at_training(48, 31, math.inf) == []
+    assert len(adviser.look_at_training(64, 47, math.nan)) == 2
 
 
 def test_history_has_nan_where_no_step_was_measured():

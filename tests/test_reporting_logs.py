@@ -152,6 +152,7 @@ def test_the_worst_tensor_is_the_first_and_unknown_ones_are_last(tmp_path):
         "m/none/inputs/amax": 1.0,
         "m/fine/inputs/sqnr": 31.0,
         "m/noisy/inputs/sqnr": 10.0,
+        "m/late/grads/saturation_share": 0.9,
         "m/late/grads/lag": 9.0,
         "m/late/grads/amax": 3.0,
     }
@@ -159,7 +160,8 @@ def test_the_worst_tensor_is_the_first_and_unknown_ones_are_last(tmp_path):
     paths = [each.tensor.split("/")[1] for each in found]
     assert paths == ["late", "noisy", "fine", "none"]
     assert [each.is_bad for each in found] == [True, True, False, False]
-    assert found[0].because == "lag" and found[0].amax == 3.0
+    assert found[0].because == "saturation_share"
+    assert found[0].amax == 3.0 and found[0].measures["lag"] == 9.0
     assert found[3].to_dict()["badness"] is None
     json.dumps([each.to_dict() for each in found], allow_nan=False)
 
@@ -194,8 +196,16 @@ def said(folder, *samples):
         ({f"{DENSE}/sqnr": 30.0}, "good", "room for all of the one tensor"),
         ({f"{DENSE}/sqnr": 15.0}, "worth a look", "SQNR 15.0 dB"),
         ({f"{DENSE}/saturation_share": 0.02}, "bad", "2 % clipped"),
-        ({f"{DENSE}/lag": 2.0}, "worth a look", "2 bits too large"),
-        ({}, "worth a look", "no statistics"),
+        ({f"{DENSE}/amax": 2.0}, "worth a look", "no statistics"),
+        ({f"{DENSE}/sqnr": 9.0, f"{DENSE}/lag": -5}, "worth a look", "shorter"),
+        ({f"{DENSE}/sqnr": 9.0, f"{DENSE}/lag": 2}, "worth a look", "margin"),
+        ({f"{DENSE}/sqnr": 9.0}, "worth a look", "'mixed_bfloat16'"),
+        (
+            {"findings": ["net/a: bad"]},
+            "worth a look",
+            "step 1000. net/a: bad.",
+        ),
+        ({}, "worth a look", "No layer of the model is in FP8"),
     ],
 )
 def test_verdicts(tmp_path, late, level, text):
@@ -207,8 +217,15 @@ def test_verdicts(tmp_path, late, level, text):
 
 
 def test_the_worst_is_said_first(tmp_path):
-    found = said(tmp_path, {"step": 9, "skipped_steps": 8, "loss_scale": 1.0})
+    loss = {"logs": {"loss": 1.0}}
+    last = {"step": 9, "skipped_steps": 8, "loss_scale": 1.0}
+    found = said(tmp_path, {"step": 1, **loss}, {**last, "logs": {"loss": 0.5}})
     assert [f.level for f in found] == ["bad", "worth a look", "good"]
+
+
+def test_nothing_is_good_about_a_loss_that_is_none(tmp_path):
+    last = {"step": 9, "logs": {"loss": None}, f"{DENSE}/sqnr": 31.0}
+    assert [found.level for found in said(tmp_path, last)] == ["bad"]
 
 
 def test_a_written_log_is_read_as_it_was_meant(tmp_path):

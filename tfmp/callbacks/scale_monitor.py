@@ -83,8 +83,8 @@ class ScaleMonitor(keras.callbacks.Callback):
 
     What is wrong in two samples in a row is said in a warning, once: a quarter
     of a tensor underflows, a hundredth is clipped and less than 20 dB are left,
-    less than 10 dB are left, half of the updates are lost.  `tfmp report
-    LOG_DIR` draws it all.
+    less than 10 dB are left, half of the updates are lost, the loss is not
+    finite, all steps are skipped.  `tfmp report LOG_DIR` draws it all.
 
     Steps go on from one `fit` to the next, and from where a restored
     optimizer stands.  Under `steps_per_execution` Keras calls back, and a
@@ -260,10 +260,10 @@ class ScaleMonitor(keras.callbacks.Callback):
     def _warn_without_float8(self) -> None:
         self._warn(
             "float8",
-            f"No layer of the model {self.model.name!r} runs in FP8: "
-            "none is a tfmp layer with a recipe. Use tfmp.layers under "
-            "the policy 'mixed_float8'. ScaleMonitor records the loss "
-            "scale and skipped steps alone, if the optimizer has them.",
+            f"No layer of the model {self.model.name!r} runs in FP8, so that "
+            "ScaleMonitor records the loss scale and skipped steps alone, if "
+            "the optimizer has them. For FP8, use tfmp.layers under the policy "
+            "'mixed_float8', or tfmp.convert.",
         )
 
     def _warn(self, key: str, message: str) -> None:

@@ -92,13 +92,13 @@ class Report:
 
     @property
     def others(self) -> dict[tuple[str, str], int]:
-        """How many layers the table leaves out, by class and dtype."""
+        """How many layers the table leaves out, by class and precision."""
         counts: collections.Counter[tuple[str, str]] = collections.Counter()
         listed = {row.path for row in self.rows if row.is_shown}
         for path, layer in flatten(self.model).items():
             whole = sublayers(layer) or isinstance(layer, layers.InputLayer)
             if path not in listed and not whole:
-                counts[type(layer).__name__, layer.compute_dtype] += 1
+                counts[type(layer).__name__, _precision(layer)] += 1
         return dict(counts)
 
     @property
@@ -192,6 +192,13 @@ def _row(
         calls * sum(product.flops for product in products),
         "; ".join(reasons + [f"{p}: {why}" for p, why in lost.items()]),
     )
+
+
+def _precision(layer: keras.Layer) -> str:
+    """Returns what a layer computes in, or will when it is built."""
+    if _recipe(layer) is not None and not layer.built:
+        return "float8 once it is built"
+    return str(layer.compute_dtype)
 
 
 def _code_of(cls: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -9,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmp.monitoring.advice import Adviser
+from tfmp.advice import Adviser
 from tfmp.monitoring.measured_step import MeasuredStep, Measurement
 from tfmp.monitoring.sample_log import Sample
 from tfmp.monitoring.state_reader import StateReader
@@ -80,15 +81,20 @@ class Sampler:
         measured = Measurement({}, {})
         if self._measuring is not None:
             measured = self._measuring.described(*vectors)
+        named, numbers = self._state.named(state), _scalars(logs)
+        skipped = named.get("skipped_steps", math.nan)
+        loss = numbers.get("loss", 0.0)
+        findings = self._adviser.look_at_training(count.step, skipped, loss)
+        findings += self._adviser.look(measured.values, measured.in_vain)
         return Sample(
             count.step,
             count.epoch,
             time.time(),
-            self._state.named(state),
+            named,
             measured.values,
             measured.histograms,
-            _scalars(logs),
-            tuple(self._adviser.look(measured.values, measured.in_vain)),
+            numbers,
+            tuple(findings),
         )
 
     def _reading_function(self) -> Any:

@@ -21,8 +21,8 @@ TITLES = (
 )
 BADNESS = (
     "Badness is the largest of: values flushed to zero / 5 %, values clipped "
-    "/ 0.1 %, noise against that of 20 dB, and bits by which the scale is too "
-    "large (lag). From 1 on a tensor is worth a look. Typical of the later "
+    "/ 0.1 %, and noise against that of 20 dB. From 1 on a tensor is worth a "
+    "look. Lag: bits by which the scale is too large. Typical of the later "
     "half of the samples."
 )
 
@@ -179,10 +179,6 @@ def _duration(seconds: float) -> str:
 
 def _verdict(analysis: Analysis) -> Html:
     notes = [Finding(LOOK, note) for note in analysis.run.notes]
-    notes += [
-        Finding(LOOK, f"The monitor warned at step {step}. {text}")
-        for step, text in analysis.run.said[:WORST]
-    ]
     items = [
         element(
             "li",

@@ -8,20 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfmp import advice
 from tfmp.reporting.logs import Run
 from tfmp.reporting.ranking import Standing
 
 GOOD, LOOK, BAD = "good", "worth a look", "bad"
 VERY_BAD = 10.0  # times over a limit
+MOST_SAID = 20
 SKIPPED_LOOK, SKIPPED_BAD = 0.01, 0.1  # shares of the steps
 LOST_UPDATES = 0.05
-SOLUTIONS = {
-    "underflow_share": "E5M2 where it is E4M3, scaling by the tensor itself "
-    "(`CurrentScaling`), or 16 bits there (`set_precision`)",
-    "saturation_share": "a longer window, a `margin`, or `CurrentScaling`",
-    "sqnr": "16 bits there (`set_precision`)",
-    "lag": "a longer window, a `margin`, or `CurrentScaling`",
-}
 
 
 class Finding(NamedTuple):
@@ -35,7 +30,8 @@ def findings(run: Run, standings: Sequence[Standing]) -> list[Finding]:
     """Returns what there is to say about a run, the worst first."""
     found = [
         _loss(run),
-        _tensors(standings),
+        *_said(run),
+        _tensors(run, standings),
         _skipped(run),
         _loss_scale(run),
         _lost_updates(run),
@@ -45,6 +41,14 @@ def findings(run: Run, standings: Sequence[Standing]) -> list[Finding]:
     return sorted(present, key=lambda finding: order.index(finding.level))
 
 
+def _said(run: Run) -> list[Finding]:
+    """Returns what the monitor warned of."""
+    return [
+        Finding(LOOK, f"The monitor warned at step {step}. {text}.")
+        for step, text in run.said[:MOST_SAID]
+    ]
+
+
 def in_words(standing: Standing) -> str:
     """Returns what is wrong with a tensor, with its number."""
     value = standing.measures.get(standing.because, math.nan)
@@ -52,7 +56,6 @@ def in_words(standing: Standing) -> str:
         "underflow_share": f"{percent(value)} flushed to zero",
         "saturation_share": f"{percent(value)} clipped",
         "sqnr": f"SQNR {value:.1f} dB",
-        "lag": f"a scale up to {value:.0f} bits too large",
     }.get(standing.because, "no statistics")
 
 
@@ -90,15 +93,17 @@ def _loss(run: Run) -> Finding | None:
         return None
     first, last = float(seen[0]), float(seen[-1])
     if not math.isfinite(last):
-        return Finding(BAD, "The loss is not finite at the end.")
+        return Finding(BAD, f"{advice.NOT_FINITE}.")
     way = f"from {number(first)} to {number(last)}"
     if last < first:
         return Finding(GOOD, f"The loss fell {way}.")
     return Finding(LOOK, f"The loss did not fall: {way}.")
 
 
-def _tensors(standings: Sequence[Standing]) -> Finding | None:
+def _tensors(run: Run, standings: Sequence[Standing]) -> Finding | None:
     known = [each for each in standings if each.because]
+    if not standings:
+        return Finding(LOOK, "No layer of the model is in FP8.")
     if not known:
         return Finding(
             LOOK,
@@ -108,14 +113,16 @@ def _tensors(standings: Sequence[Standing]) -> Finding | None:
     many = f"{len(known)} tensors" if len(known) > 1 else "one tensor"
     bad = [each for each in known if each.is_bad]
     if not bad:
+        if math.isinf(run.last("logs/loss")):
+            return None  # nothing is good about numbers that are none
         return Finding(GOOD, f"FP8 has room for all of the {many}.")
     worst = bad[0]
     level = BAD if worst.badness >= VERY_BAD else LOOK
     return Finding(
         level,
         f"FP8 is tight for {len(bad)} of {many}. The worst is "
-        f"{worst.tensor}: {in_words(worst)}. What helps: "
-        f"{SOLUTIONS[worst.because]}.",
+        f"{worst.tensor}: {in_words(worst)}. If that is too much: "
+        f"{advice.cure(worst.tensor, worst.because, worst.measures)}.",
     )
 
 
@@ -131,13 +138,14 @@ def _skipped(run: Run) -> Finding | None:
     if share < SKIPPED_LOOK:
         return Finding(GOOD, f"{text}: a loss scale finding its place.")
     level = BAD if share >= SKIPPED_BAD else LOOK
-    advice = "`tfmp.debug.find_nonfinite` names the first layer that overflows"
-    return Finding(level, f"{text}. {advice}.")
+    help = "`tfmp.debug.find_nonfinite` names the first layer that overflows"
+    return Finding(level, f"{text}. {help}.")
 
 
 def _loss_scale(run: Run) -> Finding | None:
     last = run.last("loss_scale")
-    if math.isnan(last):
+    skipped = run.last("skipped_steps") / max(1, int(run.steps[-1]))
+    if math.isnan(last) or skipped >= SKIPPED_BAD:
         return None
     if 1 <= last < math.inf:
         return Finding(GOOD, f"The loss scale ended at {number(last)}.")
@@ -153,5 +161,5 @@ def _lost_updates(run: Run) -> Finding | None:
     text = f"{percent(share)} of the updates were too small for the variables"
     if share < LOST_UPDATES:
         return Finding(GOOD, f"{text}.")
-    advice = "variables in float32 (a `mixed_` policy) keep them"
-    return Finding(LOOK, f"{text}, which are of 16 bits; {advice}.")
+    help = "variables in float32 (a `mixed_` policy) keep them"
+    return Finding(LOOK, f"{text}, which are of 16 bits; {help}.")
