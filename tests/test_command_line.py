@@ -9,14 +9,16 @@ import os
 import pathlib
 import subprocess
 import sys
+import zipfile
 
 import keras
 import pytest
 import scale_logs
 
 import tfmp
-from tfmp import formats, hardware
-from tfmp.command_line import main
+from tfmp import formats, hardware, policies
+from tfmp.command_line import convert_command, inspect_command, main
+from tfmp.inspection import deviceless
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMMANDS = ("info", "formats", "inspect", "convert", "report")
@@ -87,17 +89,18 @@ def test_the_version(run):
     ("arguments", "said"),
     [
         (["reprot"], "choose from 'info'"),
-        (["formats", "ten"], "not a finite number: 'ten'"),
-        (["formats", "nan"], "not a finite number: 'nan'"),
+        (["formats", "ten"], "not a number: 'ten'"),
         (["formats", "--format", "e3m4"], "E4M3"),
         (["report"], "LOG_DIR"),
         (["inspect"], "MODEL.keras"),
         (["inspect", "a.keras", "--require-fp8", "90"], "from 0 to 1: '90'"),
         (["inspect", "a.keras", "--batch-size", "0"], "positive integer: '0'"),
+        (["inspect", "a.keras", "--target", "b200"], "h200"),
         (["convert", "a.keras"], "OUT.keras"),
+        (["convert", "a.keras", "b.keras", "--policy", "p"], "mixed_float8"),
         (["convert", "a.keras", "b.keras", "--recipe", "x"], "'delayed'"),
         (
-            ["convert", "a.keras", "b.keras", "--map", "m", "--policy", "p"],
+            ["convert", "a.keras", "b.keras", "--map=m", "--policy=float32"],
             "--map goes without --policy",
         ),
     ],
@@ -110,19 +113,20 @@ def test_what_is_not_understood_has_code_2(run, arguments, said):
 def test_what_fails_has_code_1_and_no_traceback(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.keras").write_text("no model")
+    zipfile.ZipFile(tmp_path / "zip.keras", "w").close()
     (tmp_path / "there.keras").write_text("")
     tried = {
         "report nowhere": "`log_dir` must be a folder",
         "report . --out a.pdf": "`out` must be",
         "inspect a.keras": "there is no file a.keras",
         "inspect a.h5": "must be a .keras file",
-        "inspect text.keras": "Keras cannot read text.keras",
-        "inspect text.keras --import no_such": "No module named 'no_such'",
+        "inspect text.keras": "text.keras is not a .keras file, or is cut",
+        "inspect zip.keras": "Keras cannot read zip.keras",
+        "inspect zip.keras --import no_such": "No module named 'no_such'",
         "convert a.keras b.h5": "must end in .keras",
         "convert a.keras no/b.keras": "there is no folder no",
         "convert a.keras there.keras": "--force replaces it",
         "convert a.keras b.keras --map m.json": "m.json: No such file",
-        "convert a.keras b.keras --policy p": "'mixed_float8'",
     }
     for line, said in tried.items():
         code, out, err = run(*line.split())
@@ -151,10 +155,23 @@ def test_numbers_in_the_formats(run):
     found = json.loads(run("formats", "-1e5", "0", "--json")[1])
     assert [each["number"] for each in found] == [-1e5, 0]
     half = found[0]["formats"][3]
-    assert half["nearest"] is None and half["fate"] == "overflows"
+    assert half["nearest"] == "-inf" and half["fate"] == "overflows"
+
+
+def test_what_is_not_finite_in_the_formats(run):
+    words = run("formats", "-nan", "--format", "e4m3")[1].split()
+    assert words[-5:] == ["E4M3", "nan", "0xff", "stays", "NaN"]
+    found = json.loads(run("formats", "-inf", "--json")[1])[0]
+    assert found["number"] == found["formats"][4]["nearest"] == "-inf"
+    assert found["formats"][0]["relative_error"] is None
 
 
 # inspect, convert
+
+
+def test_names_are_those_of_the_package():
+    assert convert_command.POLICIES == policies.NAMES
+    assert inspect_command.TARGETS == deviceless.TARGETS
 
 
 def test_convert_writes_a_model_that_inspect_finds_in_float8(
@@ -181,7 +198,7 @@ def test_a_model_without_float8_misses_what_is_required(run, model):
 
 def test_convert_by_map_recipe_and_pattern(run, model, tmp_path):
     out, map_ = tmp_path / "out.keras", tmp_path / "map.yaml"
-    map_.write_text("default: mixed_float8\npolicies: {a: float32}\n")
+    map_.write_text("a: float32\n")  # and the usual for all others
     found = json.loads(run("convert", model, out, "--map", map_, "--json")[1])
     rows = {row["path"]: row["precision"] for row in found["layers"]}
     assert rows == {"net/a": "float32", "net/b": "float8"}
@@ -192,18 +209,29 @@ def test_convert_by_map_recipe_and_pattern(run, model, tmp_path):
     assert found["path"] == str(out)
 
 
+def test_a_map_that_names_no_layer_writes_nothing(run, model, tmp_path):
+    map_ = tmp_path / "map.json"
+    map_.write_text('{"a": "float32", "nothere": "float32"}')
+    code, out, err = run("convert", model, tmp_path / "o.keras", "--map", map_)
+    assert (code, out) == (1, "")
+    assert err == "tfmp convert: no layer has a path like 'nothere'\n"
+    assert list(tmp_path.iterdir()) == [map_]
+
+
 # report
 
 
 def test_report_says_what_it_wrote(run, tmp_path):
     log = scale_logs.write(tmp_path / "log", layers=1, samples=4)
-    code, out, err = run("report", log, "--out", tmp_path / "r.html")
-    assert (code, err) == (0, "") and "good: The loss fell" in out
-    assert out.endswith(f"wrote {tmp_path / 'r.html'}, 4 pictures\n")
-    assert (tmp_path / "r.html").is_file()
-    more = ("--out", tmp_path / "r.html", "--json")
+    page = tmp_path / "r.html"
+    for done in ("wrote", "replaced"):
+        code, out, err = run("report", log, "--out", page)
+        assert (code, err) == (0, "") and "good: The loss fell" in out
+        assert out.endswith(f"\n{done} {page}, 4 pictures\n")
+    more = ("--out", tmp_path / "both.html", "--json")
     found = json.loads(run("report", log, log, *more)[1])
     assert len(found["runs"]) == 2 and len(found["plots"]) == 9
+    assert not found["replaced"]
 
 
 # As a process.
@@ -248,7 +276,7 @@ def test_whoever_reads_may_stop():
     assert process.returncode == 0
 
 
-def test_layers_of_ones_own(tmp_path, monkeypatch):
+def test_layers_of_ones_own(run, tmp_path, monkeypatch):
     """Their module finds the package, which the command starts without."""
     (tmp_path / "own.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
@@ -258,6 +286,9 @@ def test_layers_of_ones_own(tmp_path, monkeypatch):
     found = start(*arguments, "--import", "own", "--json", folder=tmp_path)
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["layers"][0]["precision"] == "float8"
+    del keras.saving.get_custom_objects()["own>Own"]
+    err = run("inspect", tmp_path / "m.keras")[2]
+    assert "inspect: use --import" in err and "'Own'" in err and len(err) < 300
 
 
 def test_the_installed_command_is_this_one():

@@ -106,9 +106,34 @@ def test_a_file_by_hand(tmp_path):
     choice = PrecisionMap.load(path)
     assert choice["x/attn/q"].recipe == tfmp.recipes.get("current")
     assert choice["head"].name == "float32"
-    path.write_text("head: float32\n")
-    with pytest.raises(ValueError, match="Received"):
+
+
+def test_a_file_may_hold_the_policies_alone(tmp_path):
+    path = tmp_path / "map.yaml"
+    path.write_text("head: float32\nattn: {name: mixed_float8}\n")
+    with tfmp.policy_scope("mixed_bfloat16"):
+        choice = PrecisionMap.load(path)
+    names = [choice[key].name for key in ("x/head", "attn", "else")]
+    assert names == ["float32", "mixed_float8", "mixed_bfloat16"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[1]", "the keys ['default', 'policies']"),
+        ("{default: float32, head: float32}", "the keys ['default',"),
+        ("{head: float9}", "'float9'"),
+        ("{head: 8}", "`policies['head']`"),
+        ("{", "flow"),
+    ],
+)
+def test_a_file_of_something_else_shows_the_two_forms(tmp_path, text, reason):
+    path = tmp_path / "map.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="the file of `path`") as caught:
         PrecisionMap.load(path)
+    for said in ('{"head": "float32"}, or {"default": ', reason, str(path)):
+        assert said in str(caught.value)
 
 
 def test_it_prints_what_it_holds():

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import tfmp
 from tfmp import formats
 from tfmp.command_line.rounding import nearest
 
@@ -40,3 +41,23 @@ def test_what_is_too_large():
     assert nearest(formats.E5M2, -1e9)[:2] == (-57344, 0xFB)
     assert nearest(formats.FLOAT16, 65520.0)[:2] == (math.inf, 0x7C00)
     assert nearest(formats.FLOAT32, -1e300)[:2] == (-math.inf, 0xFF800000)
+
+
+@pytest.mark.parametrize("format", formats.ALL, ids=lambda f: f.name)
+def test_what_is_not_finite(format):
+    """As ml_dtypes has it; but FP8 saturates, as `tfmp.ops.quantize` does."""
+    name = getattr(ml_dtypes, format.dtype, format.dtype)
+    for x in (math.inf, -math.inf, math.nan, -math.nan):
+        found = nearest(format, x)
+        expected = np.asarray([x]).astype(name)
+        if format in formats.FLOAT8:
+            q = tfmp.ops.quantize(np.float32([x]), 1.0, format).numpy()
+            assert math.isnan(x) or float(q[0]) == found.nearest
+            expected = expected if math.isnan(x) else q
+        bits = int.from_bytes(expected.tobytes(), sys.byteorder)
+        assert found.code == bits
+        assert repr(found.nearest) == repr(float(expected[0]))
+        said = "stays" if not math.isfinite(found.nearest) else "clipped"
+        assert found.fate.startswith(said)
+    assert "saturates" in nearest(formats.E5M2, math.inf).fate
+    assert "no infinity" in nearest(formats.E4M3, math.inf).fate

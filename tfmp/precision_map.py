@@ -12,6 +12,12 @@ import keras
 
 from tfmp import checks, policies, recipes
 
+KEYS = ("default", "policies")
+FORMS = (
+    '{"head": "float32"}, or {"default": "mixed_float8", '
+    '"policies": {"head": "float32"}}'
+)
+
 
 @keras.saving.register_keras_serializable("tfmp")
 class PrecisionMap(keras.dtype_policies.DTypePolicyMap):
@@ -97,7 +103,8 @@ class PrecisionMap(keras.dtype_policies.DTypePolicyMap):
 
             {"default": "mixed_float8", "policies": {"head": "float32"}}
 
-        A policy is a name, or `{"name": "mixed_float8", "recipe": "current"}`.
+        or the dictionary of `policies` alone.  A policy is a name, or
+        `{"name": "mixed_float8", "recipe": "current"}`.
 
         Args:
             path: ends in `.json`, `.yaml` or `.yml`.  YAML needs PyYAML.
@@ -109,13 +116,12 @@ class PrecisionMap(keras.dtype_policies.DTypePolicyMap):
         path = checks.path("path", path)
         read = _yaml if path.suffix in (".yaml", ".yml") else json.loads
         try:
-            content = read(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            return cls(**_arguments(read(path.read_text(encoding="utf-8"))))
+        except (TypeError, ValueError) as error:
             raise ValueError(
-                f"`path` must be a JSON or YAML file ({error}). "
-                f"Received: {str(path)!r}"
+                f"the file of `path` must hold {FORMS}, in JSON or YAML "
+                f"({error}). Received: {str(path)!r}"
             ) from error
-        return cls(**_checked_keys("the file of `path`", content))
 
     def save(self, path: Any) -> None:
         """Writes a JSON file that `load` reads."""
@@ -155,11 +161,17 @@ class PrecisionMap(keras.dtype_policies.DTypePolicyMap):
         return f"PrecisionMap({own}, default={_plain(self.default_policy)!r})"
 
 
+def _arguments(content: object) -> dict[str, Any]:
+    """Of either form of a file; where a key is one of `KEYS`, all must be."""
+    if isinstance(content, dict) and not set(content) & set(KEYS):
+        content = {"policies": content}
+    return _checked_keys("what it holds", content)
+
+
 def _checked_keys(name: str, content: object) -> dict[str, Any]:
-    allowed = {"default", "policies"}
-    if not isinstance(content, dict) or not set(content) <= allowed:
+    if not isinstance(content, dict) or not set(content) <= set(KEYS):
         raise ValueError(
-            f"{name} must be a dictionary with the keys {sorted(allowed)}. "
+            f"{name} must be a dictionary with the keys {list(KEYS)}. "
             f"Received: {content!r}"
         )
     return content

@@ -6,18 +6,39 @@ import argparse
 import pathlib
 from typing import Any
 
-from tfmp import recipes
+from tfmp import cost_model, recipes
 from tfmp.command_line import model_files, quiet
 from tfmp.command_line.outcome import Command, Outcome
 
 USUAL = "mixed_float8"
+# Those of `tfmp.policies`, which imports Keras.
+POLICIES = (
+    "float32",
+    "float16",
+    "bfloat16",
+    "mixed_float16",
+    "mixed_bfloat16",
+    "mixed_float8",
+)
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     model_files.add_arguments(parser)
     parser.add_argument("out", metavar="OUT.keras", help="the file to write")
+    _policy_arguments(parser)
+    _choice_arguments(parser)
     parser.add_argument(
-        "--policy", metavar="NAME", help=f"dtype policy ({USUAL})"
+        "--force", action="store_true", help="replace OUT.keras if it is there"
+    )
+    parser.set_defaults(usage=parser.error)
+
+
+def _policy_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--policy",
+        choices=POLICIES,
+        metavar="NAME",
+        help=f"dtype policy ({USUAL}): {', '.join(POLICIES)}",
     )
     parser.add_argument(
         "--recipe",
@@ -28,9 +49,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--map",
         metavar="FILE",
-        help="precision map (JSON or YAML): a policy for each path; in place "
-        "of --policy and --recipe",
+        help="precision map (JSON or YAML), in place of --policy and "
+        "--recipe: policies by path or pattern, alone or as `policies` beside "
+        f"a `default` for all other layers ({USUAL})",
     )
+
+
+def _choice_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--filter",
         action="append",
@@ -40,8 +65,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--target",
+        choices=tuple(cost_model.TARGETS),
         metavar="GPU",
-        help="where it is to pay, for --filter auto: h200, h100, b200, ...",
+        help="where it is to pay, for --filter auto: "
+        f"{', '.join(cost_model.TARGETS)}",
     )
     parser.add_argument(
         "--skip",
@@ -50,10 +77,6 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         choices=("first", "last"),
         help="keep this layer in 16 bits; may be repeated",
     )
-    parser.add_argument(
-        "--force", action="store_true", help="replace OUT.keras if it is there"
-    )
-    parser.set_defaults(usage=parser.error)
 
 
 def _run(options: argparse.Namespace) -> Outcome:
@@ -62,6 +85,8 @@ def _run(options: argparse.Namespace) -> Outcome:
     out = _checked_out(options.out, options.force)
     policy = _policy(options)
     model = model_files.load(options.model, options.modules)
+    if options.map:
+        _check_paths(policy, model)
     from tfmp import conversion
 
     filter = options.filter
@@ -99,8 +124,20 @@ def _policy(options: argparse.Namespace) -> Any:
     from tfmp import policies, precision_map
 
     if options.map:
-        return precision_map.PrecisionMap.load(options.map)
+        with policies.policy_scope(USUAL):  # where the map has no default
+            return precision_map.PrecisionMap.load(options.map)
     return policies.Policy(options.policy or USUAL, options.recipe)
+
+
+def _check_paths(choice: Any, model: Any) -> None:
+    """Holds the map to what `tfmp.convert` would only warn of."""
+    from tfmp.conversion.records import flatten
+
+    layers = flatten(model)
+    paths = [*layers, *(layer.path or "" for layer in layers.values())]
+    if unknown := choice.unmatched(paths):
+        named = ", ".join(map(repr, unknown))
+        raise ValueError(f"no layer has a path like {named}")
 
 
 COMMAND = Command(
@@ -111,6 +148,7 @@ COMMAND = Command(
     (
         "tfmp convert model.keras fp8.keras",
         "tfmp convert model.keras fp8.keras --recipe current --skip last",
-        "tfmp convert model.keras fp8.keras --map precision.yaml",
+        """echo '{"dense_4": "float32"}' > map.json""",
+        "tfmp convert model.keras fp8.keras --map map.json",
     ),
 )

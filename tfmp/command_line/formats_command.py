@@ -24,7 +24,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=_number,
         metavar="NUMBER",
-        help="to show in each format, such as 0.1 or -1e5",
+        help="to show in each format, such as 0.1, -1e5, inf or nan",
     )
     names = [format.name for format in formats.ALL]
     parser.add_argument(
@@ -39,12 +39,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _number(text: str) -> float:
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"not a finite number: {text!r}")
-    return value
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not a number: {text!r}") from error
 
 
 def _run(options: argparse.Namespace) -> Outcome:
@@ -59,7 +56,10 @@ def _run(options: argparse.Namespace) -> Outcome:
         return Outcome("\n".join(tables.lines(rows)), data)
     blocks = [_block(x, chosen) for x in options.numbers]
     data = [
-        {"number": x, "formats": [_fields(format, x) for format in chosen]}
+        {
+            "number": _plain(x),
+            "formats": [_fields(format, x) for format in chosen],
+        }
         for x in options.numbers
     ]
     return Outcome("\n\n".join(blocks), data)
@@ -96,11 +96,11 @@ def _cells(format: Format) -> tuple[str, ...]:
 
 def _fields(format: Format, x: float) -> dict[str, Any]:
     found = nearest(format, x)
-    finite = math.isfinite(found.nearest)
+    finite = math.isfinite(x) and math.isfinite(found.nearest)
     relative = abs(found.nearest - x) / abs(x) if x else 0.0
     return {
         "format": format.name,
-        "nearest": found.nearest if finite else None,
+        "nearest": _plain(found.nearest),
         "code": f"0x{found.code:0{format.bits // 4}x}",
         "relative_error": relative if finite else None,
         "ulp": found.ulp if finite else None,
@@ -108,17 +108,20 @@ def _fields(format: Format, x: float) -> dict[str, Any]:
     }
 
 
+def _plain(x: float) -> float | str:
+    """JSON has no number for `nan`, `inf` and `-inf`."""
+    return x if math.isfinite(x) else str(x)
+
+
 def _block(x: float, chosen: list[Format]) -> str:
     rows = [(f"{x:g} as", *NUMBER_TITLES)]
     for format in chosen:
         found = _fields(format, x)
-        sign = "-" if x < 0 else ""
-        cells = (f"{sign}inf", "", "")
-        if found["nearest"] is not None:
+        relative = ulp = ""
+        if found["ulp"] is not None:
             relative = f"{found['relative_error']:.2e}"
             ulp = f"{found['ulp']:.4g}"
-            cells = (f"{found['nearest']:.9g}", relative, ulp)
-        value, relative, ulp = cells
+        value = f"{float(found['nearest']):.9g}"
         code, fate = found["code"], found["fate"]
         rows.append((format.name, value, code, relative, ulp, fate))
     return "\n".join(tables.lines(rows))
@@ -129,5 +132,9 @@ COMMAND = Command(
     "list the number formats, or show numbers in each of them",
     _arguments,
     _run,
-    ("tfmp formats", "tfmp formats 0.1 -1e5", "tfmp formats 0.1 --format E4M3"),
+    (
+        "tfmp formats",
+        "tfmp formats 0.1 -1e5 inf",
+        "tfmp formats 0.1 --format E4M3",
+    ),
 )

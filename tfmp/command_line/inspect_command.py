@@ -7,20 +7,24 @@ import argparse
 from tfmp.command_line import model_files
 from tfmp.command_line.outcome import Command, Outcome
 
+TARGETS = ("h200",)  # those of `tfmp.inspection`, which imports TensorFlow
+
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     model_files.add_arguments(parser)
     parser.add_argument(
         "--target",
+        choices=TARGETS,
         metavar="NAME",
-        help="compile for a GPU that need not be here: h200",
+        help=f"compile for a GPU that need not be here: {', '.join(TARGETS)}",
     )
     parser.add_argument(
         "--require-fp8",
         type=_share,
         metavar="SHARE",
         help="exit with 1 if less than this share of the FLOPs, 0 to 1, is "
-        "in FP8",
+        "in FP8; the share is the one shown: of the products of the program, "
+        "which has no gradient of the model's inputs",
     )
 
 

@@ -6,13 +6,19 @@ import argparse
 import importlib
 import os
 import pathlib
+import re
 import sys
 import tempfile
+import zipfile
 from typing import Any
 
 from tfmp.command_line import quiet
 
 SUFFIX = ".keras"
+UNKNOWN = re.compile(
+    "(?:Could not (?:locate|deserialize) \\w+ '|"
+    "Cannot deserialize object of type `)([^'`]+)"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,13 +62,16 @@ def load(path: str, modules: list[str]) -> Any:
         modules: to import before, from the current folder too.
 
     Raises:
-        ValueError: if there is no such file, or Keras cannot read it.
+        ValueError: if there is no such file, it is broken, or Keras cannot
+            read it.
         ImportError: if a module is not there.
     """
     if not path.endswith(SUFFIX):
         raise ValueError(f"the model must be a {SUFFIX} file, not {path}")
     if not os.path.isfile(path):
         raise ValueError(f"there is no file {path}")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not a {SUFFIX} file, or is cut short")
     quiet.import_tensorflow()
     run_package()
     sys.path.append(os.getcwd())
@@ -76,11 +85,17 @@ def load(path: str, modules: list[str]) -> Any:
     try:
         return keras.models.load_model(path)
     except Exception as error:
-        raise ValueError(
-            f"Keras cannot read {path}: {error}\n"
-            "If the model has layers of your own, name the module that defines "
-            "and registers them: --import MODULE"
-        ) from error
+        raise ValueError(_in_words(path, str(error))) from error
+
+
+def _in_words(path: str, error: str) -> str:
+    """Keras says in a page that a class of the user's is missing."""
+    if unknown := UNKNOWN.search(error):
+        return (
+            "use --import MODULE to name the module that registers "
+            f"{unknown[1]!r}, which {path} needs"
+        )
+    return f"Keras cannot read {path}: {error}"
 
 
 def run_package() -> None:

@@ -80,9 +80,10 @@ def _run(arguments: Sequence[str]) -> int:
 def _protected(argument: str) -> str:
     """Returns a negative number so that argparse sees no option in `-1e5`."""
     try:
-        return f" {argument}" if float(argument) < 0 else argument
+        float(argument)
     except ValueError:
         return argument
+    return f" {argument}" if argument.startswith("-") else argument
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from tfmp.command_line.outcome import Command, Outcome
 
@@ -19,13 +20,15 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         default="report.html",
         metavar="FILE",
-        help="the page (report.html); its pictures lie beside it",
+        help="the page (report.html), replaced if it is there; its pictures "
+        "lie beside it",
     )
 
 
 def _run(options: argparse.Namespace) -> Outcome:
     from tfmp import reporting
 
+    replaced = os.path.exists(options.out)
     files = reporting.write_report(options.log_dirs, options.out)
     lines = []
     for run in files.runs:
@@ -33,8 +36,9 @@ def _run(options: argparse.Namespace) -> Outcome:
         lines += [f"  {f['level']}: {f['text']}" for f in run["findings"]]
         lines += [f"  note: {note}" for note in run["notes"]]
     pictures = f", {len(files.plots)} pictures" if files.plots else ""
-    lines.append(f"wrote {files.page}{pictures}")
-    return Outcome("\n".join(lines), files.to_dict())
+    done = "replaced" if replaced else "wrote"
+    lines.append(f"{done} {files.page}{pictures}")
+    return Outcome("\n".join(lines), {**files.to_dict(), "replaced": replaced})
 
 
 COMMAND = Command(

@@ -11,8 +11,8 @@ from tfmp.layers.state import is_amax
 from tfmp.optimizers import LossScaleOptimizer, automatic
 
 WRAPPED = (
-    "the optimizer was built for other variables and now is inside a "
-    "tfmp.optimizers.LossScaleOptimizer; its state is kept"
+    "the optimizer is inside a LossScaleOptimizer now, which keeps the FP8 "
+    "state; its own state is as it was"
 )
 
 SCALED = (
