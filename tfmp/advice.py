@@ -176,6 +176,7 @@ class _Patience:
         self._said: set[tuple[str, str]] = set()
 
     def new(self, found: Iterable[Finding]) -> list[str]:
+        """Returns what has lasted by now, and was not returned before."""
         wrong = {(each.kind, each.where): each.message for each in found}
         for key in set(self._counts) - set(wrong):
             del self._counts[key]

@@ -198,8 +198,8 @@ class DelayedScaling(Recipe):
         scale = 2**floor(log2(max / amax)) * 2**-margin
 
     The window is kept by `tfmp.optimizers.LossScaleOptimizer`; with any other
-    optimizer it is the last step alone.  Source: arXiv 2209.05433, section 2;
-    the defaults are those of Transformer Engine's examples.
+    optimizer it is the last step alone.  Source: Transformer Engine's user
+    guide; the defaults are those of its examples.
 
     Args:
         margin, fp8_format, inputs, kernel, grads, high_precision, attention:

@@ -97,6 +97,7 @@ class _Whole:
         return cls(model, flatten(model), Report(model, sizes=sizes))
 
     def lines(self, expand: bool, width: int | None) -> Iterator[str]:
+        """Returns the lines of the table, and those of the totals."""
         top = next(iter(self.layers))
         rows = self.report.rows
         cells = [

@@ -37,13 +37,12 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         otherwise:              skip; from the `hysteresis`-th time on
                                 scale = max(scale * backoff_factor, min_scale)
 
-    FP8 delayed scaling (arXiv 2209.05433, section 2), for every tfmp layer
+    FP8 delayed scaling (Transformer Engine's user guide), for every tfmp layer
     with a recipe, all at once: the amax observed in the step goes into the
     layer's window, and the window's maximum is what the next step assumes.
     A step with a bad gradient or observation changes nothing but the loss
-    scale and the counters.  Gradients are bad if their norm is not finite: so
-    would be what clipping makes of them, or Adam of their squares.  The inner
-    optimizer never sees FP8 state.
+    scale and the counters.  Gradients are bad without a finite norm: clipping,
+    or Adam's squares, would spoil them.  The inner optimizer sees no FP8 state.
 
     Micro-batches of its gradient accumulation share one entry of the window,
     their maximum; one that is skipped is replaced by the next.

@@ -3,7 +3,7 @@
     bfloat16(1 + 1e-3) == 1
 
 so that an update that is small beside its variable changes nothing, however
-often it comes (arXiv 2010.06192, section 3.1).
+often it comes (arXiv 2010.06192, section 3).
 """
 
 from __future__ import annotations

@@ -199,6 +199,7 @@ class _Table:
         self._columns: dict[str, array.array[float]] = {}
 
     def add(self, sample: dict[str, Any]) -> None:
+        """Takes in a sample, in place of any from its step on."""
         self._go_back_to(sample["step"])
         rows = len(self.steps)
         self.steps.append(sample["step"])
@@ -230,6 +231,7 @@ class _Table:
         self.said = [each for each in self.said if each[0] < step]
 
     def series(self) -> dict[str, np.ndarray]:
+        """Returns the columns, all of one length."""
         found = {}
         for key, column in self._columns.items():
             found[key] = np.full(len(self.steps), np.nan)
