@@ -557,9 +557,8 @@ def test_training_outlives_a_full_disk(tmp_path, restore_limit):
     assert int(model.optimizer.iterations) == 2 * STEPS
     written = [line["step"] for line in read_lines(tmp_path)]
     before = [step for step in written if step <= STEPS]
-    assert 1 <= len(before) < STEPS and before == list(
-        range(1, len(before) + 1)
-    )
+    # A shorter line may still have found room after a longer one did not.
+    assert 1 <= len(before) < STEPS and before == sorted(set(before))
     # All of the second epoch, in both files.
     assert written[len(before) :] == list(range(STEPS + 1, 2 * STEPS + 1))
     scalars = read_scalars(tmp_path / "scales")["loss_scale"]
