@@ -27,7 +27,7 @@ LEVELS = (
         "version",
     ),
     ("cost_model", "equations", "recipes", "windows"),
-    ("convolutions", "replicas", "scaling", "undoing"),
+    ("convolutions", "cpu_products", "replicas", "scaling", "undoing"),
     ("quantization", "stablehlo"),
     ("statistics",),
     ("passes", "probes"),
@@ -69,6 +69,7 @@ PRIVATE_IMPORTS = {
     "exporting/runtimes.py": ["importlib.import_module"],
     "inspection/jax_compiler.py": ["importlib.import_module"],
     "stablehlo.py": ["tensorflow.compiler.tf2xla.python.xla"],
+    "inspection/relowering.py": ["tensorflow.python.eager.context"],
     "internals.py": [
         "keras.src.backend.AutocastScope",
         "keras.src.backend.common.global_state",

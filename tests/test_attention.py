@@ -224,7 +224,9 @@ def test_without_fp8_scores_it_is_projections_around_keras_attention(make):
         oracles.gradients(f, [query, value], upstream)
         for f in (lambda q, v: layer(q, v, training=True), expected)
     ]
-    assert oracles.same_bits(*results)
+    # Its softmax rounds elsewhere than Keras', and FP8 may then round apart.
+    for actual, exact in zip(*results, strict=True):
+        assert oracles.decibels(tf.cast(exact, tf.float32).numpy(), actual) > 30
 
 
 # Noise powers of operands N(0, 1) in a format, and of a product of two.

@@ -99,7 +99,10 @@ def test_it_prints_and_serialises(report):
     text = str(report)
     assert text.startswith("net: the program that XLA is given")
     assert "13 of 17 products, 76.5% of the FLOPs" in text
-    assert "on the CPU, FP8 is emulated" in text and "fall-back" not in text
+    assert (
+        "a CPU multiplies the FP8 operands as bfloat16" in text
+        and "fall-back" not in text
+    )
     assert repr(report) == text
     values = json.loads(json.dumps(report.to_dict()))
     assert values["float8_share"] == report.float8_share

@@ -41,12 +41,28 @@ def test_module_of_static_shapes():
     assert " ".join(written.split()) == " ".join(
         """
         module @tfmp attributes {jax.uses_shape_polymorphism = true} {
-          func.func public @main(%a: tensor<4x8xf8E4M3FN>,
+          func.func public @main(%platform: tensor<i32>
+              {jax.global_constant = "_platform_index"},
+              %a: tensor<4x8xf8E4M3FN>,
               %b: tensor<8x2xf8E4M3FN>) -> tensor<4x2xbf16> {
-            %d = stablehlo.dot_general %a, %b, contracting_dims = [1] x [0],
-                precision = [DEFAULT, DEFAULT]
-                : (tensor<4x8xf8E4M3FN>, tensor<8x2xf8E4M3FN>)
-                -> tensor<4x2xbf16>
+            %d = "stablehlo.case"(%platform) ({
+              %v0 = stablehlo.convert %a
+                  : (tensor<4x8xf8E4M3FN>) -> tensor<4x8xbf16>
+              %v1 = stablehlo.convert %b
+                  : (tensor<8x2xf8E4M3FN>) -> tensor<8x2xbf16>
+              %v2 = stablehlo.dot_general %v0, %v1,
+                  contracting_dims = [1] x [0]
+                  : (tensor<4x8xbf16>, tensor<8x2xbf16>) -> tensor<4x2xf32>
+              %v3 = stablehlo.convert %v2
+                  : (tensor<4x2xf32>) -> tensor<4x2xbf16>
+              stablehlo.return %v3 : tensor<4x2xbf16>
+            }, {
+              %d = stablehlo.dot_general %a, %b, contracting_dims = [1] x [0],
+                  precision = [DEFAULT, DEFAULT]
+                  : (tensor<4x8xf8E4M3FN>, tensor<8x2xf8E4M3FN>)
+                  -> tensor<4x2xbf16>
+              stablehlo.return %d : tensor<4x2xbf16>
+            }) : (tensor<i32>) -> tensor<4x2xbf16>
             return %d : tensor<4x2xbf16>
           }
         }

@@ -2,7 +2,10 @@
 
 TensorFlow's operators refuse FP8; `XlaCallModule` takes a StableHLO module
 that does not, eager, in a graph, under XLA and in a SavedModel.  The import
-below is the library's only private one of TensorFlow.
+below is private.
+
+A product is written twice, for CPUs and for all others; which one a program
+has is settled when TensorFlow lowers it for a device.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 
-from tfmp import equations, windows
+from tfmp import cpu_products, equations, windows
 
 ELEMENT_TYPES = {
     "float8_e4m3fn": "f8E4M3FN",
@@ -29,6 +32,14 @@ module @tfmp attributes {{jax.uses_shape_polymorphism = true}} {{
   }}
 }}
 """
+# XLA leaves of it what is for the platform that it compiles for.
+PLATFORM = '%platform: tensor<i32> {jax.global_constant = "_platform_index"}, '
+CASE = """\
+    %d = "stablehlo.case"(%platform) ({{
+{cpu}
+    }}, {{
+{other}
+    }}) : (tensor<i32>) -> {out}"""
 
 
 def bitcast(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
@@ -88,7 +99,15 @@ def dot_general(
         f"precision = [{precision}]",
         f"    : ({', '.join(types)}) -> {_tensor_type(shape, dtype)}",
     ]
-    return _call(lines, [lhs, rhs], dtype, shape)
+    on_cpu = None
+    if all(x.dtype.size == 1 or x.dtype == tf.bfloat16 for x in (lhs, rhs)):
+        on_cpu = cpu_products.lines(
+            contraction,
+            lhs.shape.as_list(),
+            rhs.shape.as_list(),
+            tuple(ELEMENT_TYPES[d.name] for d in (lhs.dtype, rhs.dtype, dtype)),
+        )
+    return _call(lines, [lhs, rhs], dtype, shape, on_cpu)
 
 
 def convolution(
@@ -147,32 +166,48 @@ def _call(
     arguments: list[tf.Tensor],
     dtype: tf.DType,
     shape: list[int | None],
+    on_cpu: tuple[list[str], str] | None = None,
 ) -> tf.Tensor:
-    """Runs operations that end in `%d` on whatever device the tensors are."""
+    """Runs operations that end in `%d` on whatever device the tensors are.
+
+    Args:
+        lines: the operations; the tensors are `%a` and `%b`.
+        arguments: the tensors.
+        dtype: of the result.
+        shape: of the result.
+        on_cpu: other operations for a CPU, and the name that they end in.
+    """
     types = [_tensor_type(x.shape, x.dtype) for x in arguments]
-    module = MODULE.format(
-        arguments=", ".join(
-            f"%{name}: {kind}" for name, kind in zip("ab", types, strict=False)
-        ),
-        body="\n".join(f"    {line}" for line in lines),
-        out=_tensor_type(shape, dtype),
+    names = ", ".join(
+        f"%{name}: {kind}" for name, kind in zip("ab", types, strict=False)
     )
+    out = _tensor_type(shape, dtype)
+    body = "\n".join(f"    {line}" for line in lines)
+    if on_cpu is not None:
+        names = PLATFORM + names
+        body = CASE.format(
+            cpu=_branch(*on_cpu, out), other=_branch(lines, "%d", out), out=out
+        )
     (result,) = xla.call_module(
         arguments,
         version=9,
-        module=module,
+        module=MODULE.format(arguments=names, body=body, out=out),
         Tout=[dtype],
         Sout=[shape],
-        platforms=["CPU"],
+        platforms=["CPU"] if on_cpu is None else ["CPU", "CUDA"],
         disabled_checks=["platform"],
     )
     return result
 
 
+def _branch(lines: list[str], name: str, out: str) -> str:
+    last = f"stablehlo.return {name} : {out}"
+    return "\n".join(f"      {line}" for line in [*lines, last])
+
+
 def _tensor_type(shape: object, dtype: tf.DType) -> str:
     lengths = tf.TensorShape(shape).as_list()
-    axes = "".join(f"{'?' if n is None else n}x" for n in lengths)
-    return f"tensor<{axes}{ELEMENT_TYPES[dtype.name]}>"
+    return cpu_products.tensor_type(lengths, ELEMENT_TYPES[dtype.name])
 
 
 def _dimensions(contraction: equations.Contraction) -> str:

@@ -36,7 +36,7 @@ def inspect(
 
     On a GPU, the products are those of what XLA compiled for it.  Without
     one, they are those of the program that XLA is given, which says nothing
-    of kernels; on the CPU their FP8 is emulated.  With `target="h200"` the
+    of kernels; a CPU multiplies FP8 as bfloat16.  With `target="h200"` the
     program is compiled for an H200 that need not be there, once with Triton's
     and once with cuBLASLt's kernels, between which a real one chooses by
     timing; FP8 is then what is FP8 in both.
@@ -141,17 +141,17 @@ def _program(step: steps.Step, target: str | None) -> _Program:
         return _for_target(step, target)
     if gpus:
         return compiled_for(step, gpus[0].name)
-    given = hlo.Program(step.text("hlo", CPU))
+    given = hlo.Program(step.for_accelerators("hlo"))
     return _Program(
         "the program that XLA is given; nothing is compiled for a GPU",
         matching.fates(given.products(), {}),
-        notes=("on the CPU, FP8 is emulated",),
+        notes=("a CPU multiplies the FP8 operands as bfloat16",),
     )
 
 
 def compiled_for(step: steps.Step, device: str) -> _Program:
     """Returns what XLA compiles for a device that is here."""
-    given = hlo.Program(step.text("hlo", device))
+    given = hlo.Program(step.for_accelerators("hlo"))
     compiled = hlo.Program(step.text("optimized_hlo", device))
     return _Program(
         f"as TensorFlow's XLA compiled it for {device}",
@@ -161,11 +161,9 @@ def compiled_for(step: steps.Step, device: str) -> _Program:
 
 
 def _for_target(step: steps.Step, target: str) -> _Program:
-    # TensorFlow lowers for a platform that is not here, but no variables.
-    platform = None if step.reads_variables else "GPU"
-    program = step.text("stablehlo", CPU, platform)
+    program = step.for_accelerators("stablehlo")
     compiled = deviceless.compile_for(target, program)
-    given = hlo.Program(step.text("hlo", CPU, platform))
+    given = hlo.Program(step.for_accelerators("hlo"))
     programs = {m: hlo.Program(c.program) for m, c in compiled.items()}
     [version] = {each.jax for each in compiled.values()}
     note = "it reads variables: TensorFlow's part was lowered for the CPU"
@@ -174,7 +172,7 @@ def _for_target(step: steps.Step, target: str) -> _Program:
         matching.fates(given.products(), programs),
         {mode: program.kernels for mode, program in programs.items()},
         {mode: each.temporary_bytes for mode, each in compiled.items()},
-        () if platform else (note,),
+        (note,) if step.reads_variables else (),
     )
 
 

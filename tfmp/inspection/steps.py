@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,10 +17,13 @@ import tensorflow as tf
 from tfmp import internals, naming, pass_internals
 from tfmp.conversion.products import Sizes
 from tfmp.conversion.records import flatten
+from tfmp.inspection import relowering
 
 FUNCTION = tf.types.experimental.PolymorphicFunction
+CPU = "/CPU:0"
 KERAS_FUNCTIONS = ("train_function", "test_function", "predict_function")
 COPY = re.compile(r"mhlo\.copy (%[\w#]+) : (\S+)")
+MASK = re.compile(r'dense<"0x([0-9A-F]+)"> : tensor<((?:\d+x)+)i1>')
 UNCOMPILED = (
     "`model_or_function` must be one that XLA can compile; text and "
     "look-up tables are not: give the model behind them. Received: {}"
@@ -48,6 +52,18 @@ class Step:
         traced = self.function.get_concrete_function(*self.specs)
         return any(t.dtype == tf.resource for t in traced.captured_inputs)
 
+    def for_accelerators(self, stage: str) -> str:
+        """Returns the program that an accelerator's XLA is given.
+
+        Args:
+            stage: `"stablehlo"` or `"hlo"`.
+        """
+        if not self.reads_variables:
+            return self.text(stage, CPU, "GPU")
+        traced = self.function.get_concrete_function(*self.specs)
+        with relowering.for_accelerators(traced) as copy:
+            return dataclasses.replace(self, function=copy).text(stage, CPU)
+
     def text(self, stage: str, device: str, platform: str | None = None) -> str:
         """Returns the program at a stage of XLA.
 
@@ -64,7 +80,23 @@ class Step:
             except (ValueError, tf.errors.OpError) as error:
                 raise ValueError(UNCOMPILED.format(error)) from error
         # An assignment is a copy, which only TensorFlow's XLA can read.
-        return COPY.sub(r"stablehlo.reshape \1 : (\2) -> \2", text)
+        text = COPY.sub(r"stablehlo.reshape \1 : (\2) -> \2", text)
+        return MASK.sub(_unpacked, text)
+
+
+def _unpacked(found: re.Match[str]) -> str:
+    """Writes a constant of booleans with a byte for each.
+
+    TensorFlow's MLIR prints them eight to a byte, the first in the lowest
+    bit; the MLIR of newer XLA reads and prints a byte each.
+    """
+    written = bytes.fromhex(found.group(1))
+    size = math.prod(map(int, found.group(2).split("x")[:-1]))
+    if len(written) == size:
+        return found.group()
+    packed = np.frombuffer(written, np.uint8)
+    bits = np.unpackbits(packed, count=size, bitorder="little")
+    return found.group().replace(found.group(1), bits.tobytes().hex().upper())
 
 
 def of_model(model: keras.Layer, inputs: tuple[Any, ...], sizes: Sizes) -> Step:

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfmp import checks, internals, ops, policies, recipes
-from tfmp.layers import swapping
+from tfmp.layers import softmax, swapping
 from tfmp.layers.dense import EinsumDense
 from tfmp.layers.measured import Measured
 
@@ -98,7 +98,7 @@ class Float8Attention(Measured, Base):
         As it is overridden, Keras hands the causal mask over as a mask.
         """
         recipe = self.recipe
-        if recipe is None or not recipe.attention:
+        if recipe is None or self._flash_attention:
             return super()._compute_attention(
                 query, key, value, attention_mask, training, *args, **kwargs
             )
@@ -106,15 +106,23 @@ class Float8Attention(Measured, Base):
             causal = self._compute_causal_mask(query, value)
             attention_mask = _both_allow(attention_mask, causal)
         scores, values, axes = _equations(self._combine_equation)
-        recipe = recipe.as_current()
-        probes = [self.float8_probe(name, training) for name in PRODUCTS]
-        logits = ops.einsum(scores, query, key, recipe=recipe, probe=probes[0])
-        logits = tf.cast(logits, tf.float32) * query.shape[-1] ** -0.5
-        weights = _softmax(logits, attention_mask, axes)
-        weights = tf.cast(weights, query.dtype)
+        logits = self._product("scores", scores, query, key, training)
+        weights = softmax.attention_weights(
+            logits, query.shape[-1] ** -0.5, attention_mask, axes
+        )
         x = self._dropout_layer(weights, training=training)
-        x = ops.einsum(values, x, value, recipe=recipe, probe=probes[1])
+        x = self._product("values", values, x, value, training)
         return x, weights
+
+    def _product(
+        self, name: str, equation: str, lhs: Any, rhs: Any, training: Any
+    ) -> Any:
+        """Multiplies on FP8 operands if the recipe says so."""
+        recipe = self.float8_operators().get(name)
+        if recipe is None:
+            return keras.ops.einsum(equation, lhs, rhs)
+        probe = self.float8_probe(name, training)
+        return ops.einsum(equation, lhs, rhs, recipe=recipe, probe=probe)
 
 
 def _equations(values: str) -> tuple[str, str, int]:
@@ -126,28 +134,6 @@ def _equations(values: str) -> tuple[str, str, int]:
 
 def _both_allow(mask: Any, other: tf.Tensor) -> tf.Tensor:
     return other if mask is None else tf.cast(mask, tf.bool) & other
-
-
-def _softmax(logits: tf.Tensor, mask: Any, axes: int) -> tf.Tensor:
-    """Returns the softmax over the last `axes` axes, zero where masked.
-
-    Where everything is masked it is zero too, as in Keras' own softmax layer.
-
-    Args:
-        logits: float32 of shape `[batch..., heads, queries..., keys...]`.
-        mask: true where attention is allowed; axes that it lacks are heads
-            and those next to them.  None allows all.
-        axes: how many axes of queries there are, and of keys.
-    """
-    if mask is not None:
-        mask = tf.cast(mask, tf.bool)
-        for _ in range(logits.shape.rank - mask.shape.rank):
-            mask = tf.expand_dims(mask, -2 * axes - 1)
-        logits = tf.where(mask, logits, logits.dtype.min)
-    over = list(range(-axes, 0))
-    total = tf.reduce_logsumexp(logits, over, keepdims=True)
-    weights = tf.exp(logits - total)
-    return weights if mask is None else tf.where(mask, weights, 0.0)
 
 
 @keras.saving.register_keras_serializable("tfmp")
@@ -162,8 +148,8 @@ class MultiHeadAttention(Float8Attention, keras.layers.MultiHeadAttention):
     `tfmp.layers.EinsumDense`: under a policy with a recipe, such as
     `mixed_float8`, they run in FP8.  The two products of `y` run in the
     compute dtype, or, by a recipe with `attention=True`, on FP8 operands that
-    are scaled by their own amax, with the softmax in float32; flash attention
-    then raises an error.  Under any other policy it is the Keras layer, bit
+    are scaled by their own amax; flash attention then raises an error.  The
+    softmax is in float32, and kept in the compute dtype for its gradient.  Under any other policy it is the Keras layer, bit
     for bit.
 
     Args:
