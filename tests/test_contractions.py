@@ -333,7 +333,9 @@ def test_compiles_once_a_shape():
     def compiled(batch):
         recipe = DelayedScaling(margin=3, amax_history_len=7)
         shapes = (batch, 5, 5, 2)
-        return contractions._compiled(contraction, recipe, True, shapes)
+        return contractions._compiled(
+            contraction, recipe, True, tf.float32, shapes
+        )
 
     def call(batch):
         recipe = DelayedScaling(margin=3, amax_history_len=7)
@@ -404,10 +406,10 @@ def test_dots_and_widened_find_what_they_should():
     assert not WIDENED.search(gpu_program(lambda x: tf.matmul(x, x), x))
 
 
-E4M3, E5M2, BF16 = "f8E4M3FN", "f8E5M2", "bf16"
+E4M3, E5M2, BF16, F32 = "f8E4M3FN", "f8E5M2", "bf16", "f32"
 OUTPUT = ("DEFAULT", E4M3, E4M3, BF16)
 INPUT_GRAD = ("HIGHEST", E5M2, E4M3, BF16)
-KERNEL_GRAD = ("HIGHEST", E4M3, E5M2, BF16)
+KERNEL_GRAD = ("HIGHEST", E4M3, E5M2, F32)
 
 
 @pytest.mark.parametrize(
@@ -417,18 +419,18 @@ KERNEL_GRAD = ("HIGHEST", E4M3, E5M2, BF16)
         ("current", [OUTPUT, INPUT_GRAD, KERNEL_GRAD]),
         (
             "delayed_e4m3",
-            [OUTPUT, *[("HIGHEST", E4M3, E4M3, BF16)] * 2],
+            [OUTPUT, *(("HIGHEST", E4M3, E4M3, r) for r in (BF16, F32))],
         ),
         (
             "delayed_high_precision_kernel_grad",
-            [OUTPUT, INPUT_GRAD, ("HIGHEST", BF16, BF16, BF16)],
+            [OUTPUT, INPUT_GRAD, ("HIGHEST", BF16, BF16, F32)],
         ),
         (
             CurrentScaling(inputs="E5M2", grads="E4M3"),
             [
                 ("DEFAULT", E5M2, E4M3, BF16),
                 ("HIGHEST", E4M3, E4M3, BF16),
-                ("HIGHEST", E5M2, E4M3, BF16),
+                ("HIGHEST", E5M2, E4M3, F32),
             ],
         ),
     ],
@@ -456,6 +458,6 @@ def test_gpu_program_of_an_einsum(dtype, result):
 
     text = gpu_program(function, x, w)
     assert dots(text) == sorted(
-        (*one[:3], result) for one in (OUTPUT, INPUT_GRAD, KERNEL_GRAD)
+        [*((*one[:3], result) for one in (OUTPUT, INPUT_GRAD)), KERNEL_GRAD]
     )
     assert not WIDENED.search(text)

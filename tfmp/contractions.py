@@ -62,7 +62,9 @@ def contract(
     """
     shapes = (*inputs.shape, *kernel.shape)
     how = () if probe is None else (True, probe.elements)
-    forward, backward = _compiled(contraction, recipe, training, shapes, *how)
+    forward, backward = _compiled(
+        contraction, recipe, training, kernel.dtype, shapes, *how
+    )
 
     roles = recipes.ROLES if probe is not None else ()
     take_in = {role: probe.taker(role) for role in roles}
@@ -102,11 +104,12 @@ def _compiled(
     contraction: passes.Bilinear,
     recipe: recipes.Recipe,
     training: bool,
+    kernel_dtype: tf.DType,
     shapes: tuple,
     *how: Any,
 ) -> tuple[Callable, Callable]:
     # By `shapes`: a trace for unknown lengths would serve known, and lose them.
-    program = passes.Program(contraction, recipe, training, *how)
+    program = passes.Program(contraction, recipe, training, kernel_dtype, *how)
     compiled = functools.partial(tf.function, autograph=False, jit_compile=True)
     return compiled(program.forward), compiled(program.backward)
 

@@ -83,11 +83,14 @@ class Program:
         training: whether observations come back to `amax`.
         measured: whether statistics are computed too.
         elements: how many elements of a tensor these look at, None for all.
+        kernel_dtype: of the kernel, and of its gradient if that is a product
+            of matrices: a GPU's kernels write it in float32 at no cost.
     """
 
     contraction: Bilinear
     recipe: recipes.Recipe
     training: bool
+    kernel_dtype: tf.DType
     measured: bool = False
     elements: int | None = None
 
@@ -129,8 +132,10 @@ class Program:
         d_inputs = self.product(
             "input_grad", grads("input_grad"), kernel, upstream.dtype, scales
         )
+        matrices = isinstance(self.contraction, equations.Contraction)
+        dtype = self.kernel_dtype if matrices else upstream.dtype
         d_kernel = self.product(
-            "kernel_grad", inputs, grads("kernel_grad"), upstream.dtype, scales
+            "kernel_grad", inputs, grads("kernel_grad"), dtype, scales
         )
         # A tape around would look for the gradients of what runs in here.
         results = d_inputs, d_kernel, seen

@@ -105,7 +105,11 @@ def dot_general(
             contraction,
             lhs.shape.as_list(),
             rhs.shape.as_list(),
-            tuple(ELEMENT_TYPES[d.name] for d in (lhs.dtype, rhs.dtype, dtype)),
+            (
+                ELEMENT_TYPES[lhs.dtype.name],
+                ELEMENT_TYPES[rhs.dtype.name],
+                ELEMENT_TYPES[dtype.name],
+            ),
         )
     return _call(lines, [lhs, rhs], dtype, shape, on_cpu)
 

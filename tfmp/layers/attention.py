@@ -149,8 +149,8 @@ class MultiHeadAttention(Float8Attention, keras.layers.MultiHeadAttention):
     `mixed_float8`, they run in FP8.  The two products of `y` run in the
     compute dtype, or, by a recipe with `attention=True`, on FP8 operands that
     are scaled by their own amax; flash attention then raises an error.  The
-    softmax is in float32, and kept in the compute dtype for its gradient.  Under any other policy it is the Keras layer, bit
-    for bit.
+    softmax is in float32, and kept in the compute dtype for its gradient.
+    Under any other policy it is the Keras layer, bit for bit.
 
     Args:
         *args: those of `keras.layers.MultiHeadAttention`.

@@ -57,7 +57,8 @@ def attention_weights(
             w = tf.cast(kept, tf.float32)
             dw = tf.cast(upstream, tf.float32)
             total = tf.reduce_sum(w * dw, over, keepdims=True)
-            return tf.cast(factor * w * (dw - total), upstream.dtype)
+            low = tf.cast(factor * w * (dw - total), upstream.dtype)
+            return stablehlo.fence(low)
 
         return kept, grad
 
