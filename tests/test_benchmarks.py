@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import copy
+import functools
 import json
+import os
 import pathlib
 import re
+import resource
+import subprocess
+import sys
 
 import cpu_step
 import export_convolutions
@@ -14,7 +20,13 @@ import fault_libraries
 import gpu_programs
 import keras
 import keras_faults
+import measuring
+import numpy as np
+import operators
 import pytest
+import step_scaling
+
+from tfmp.inspection import hlo
 
 E4M3, E5M2 = "f8E4M3FN", "f8E5M2"
 DOT = re.compile(
@@ -125,3 +137,127 @@ def test_a_program_that_raises_has_failed():
     row = keras_faults.attempt(program, fault_libraries.Tfmp())
     seen = "ValueError: too many values to unpack..."
     assert row == {"ok": False, "seen": seen}
+
+
+def test_variants_are_timed_in_turns():
+    calls = []
+    times = measuring.interleaved(
+        {name: functools.partial(calls.append, name) for name in "ab"},
+        rounds=3,
+        warm_up=1,
+    )
+    assert {name: found.shape for name, found in times.items()} == {
+        "a": (3,),
+        "b": (3,),
+    }
+    assert all(sorted(calls[i : i + 2]) == ["a", "b"] for i in range(0, 8, 2))
+    assert len(calls) == 8 and calls != 4 * calls[:2]
+
+
+def test_short_calls_are_repeated():
+    calls = []
+    measuring.interleaved({"a": lambda: calls.append(1)}, 1, 1, 0.01)
+    assert len(calls) > 10
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios():
+    times = {"a": np.array([1.0, 2.0, 9.0]), "b": np.array([1.0, 4.0, 3.0])}
+    rows = measuring.summary(times, ["b", "c"])
+    assert rows["a"]["milliseconds"]["median"] == 2.0
+    assert rows["a"]["ratio_over"] == {
+        "b": {"median": 1.0, "lower_quartile": 0.75, "upper_quartile": 2.0}
+    }
+    assert rows["b"]["ratio_over"] == {}
+    rows["d"] = {"reason": "ValueError: no"}
+    table = measuring.table({"x": rows}, [*"abd"], ["d", "a"], ["b"])
+    assert table.splitlines() == [
+        "milliseconds  a  b  d  ratio of  / b",
+        "x             2  3  -  a         1.00",
+    ]
+
+
+def test_results_say_what_ran_them(tmp_path):
+    path = tmp_path / "found.json"
+    measuring.write(None, {})
+    measuring.write(str(path), {"rounds": 2})
+    found = json.loads(path.read_text())
+    assert found["rounds"] == 2 and found["keras"] == keras.__version__
+    assert found["cores"] == os.cpu_count() and found["cpu"]
+
+
+def test_a_fresh_process_returns_raises_or_dies():
+    assert measuring.in_fresh_process(os.getpid) != os.getpid()
+    with pytest.raises(ValueError, match="invalid literal") as error:
+        measuring.in_fresh_process(int, "x")
+    first = measuring.first_words(error.value)
+    assert first == "ValueError: invalid literal for int() with base 10: 'x'"
+    with pytest.raises(concurrent.futures.process.BrokenProcessPool):
+        measuring.in_fresh_process(os.abort)
+
+
+STATM = pathlib.Path("/proc/self/statm")
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="asks Linux")
+def test_peak_memory():
+    before = measuring.peak_mebibytes()
+    pages = int(STATM.read_text().split()[1])
+    free = before - pages * resource.getpagesize() / 2**20
+    used = np.ones([int(free) + 64, 2**17])
+    assert used.all() and 32 < measuring.peak_mebibytes() - before < 128
+
+
+CASES = {
+    "dense": operators.dense(16, 32, 16),
+    "scores": operators.scores(2, 16, 16),
+    "conv": operators.convolution(1, 4, 3, 16, 16),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "product"), [("scores", "all"), ("conv", "kernel_grad")]
+)
+def test_products_are_timed_alone(case, product):
+    """XLA removes those that nobody asked for, and no round trip to FP8."""
+    calls = operators.product_calls(CASES[case], product)
+    assert ("tfmp delayed" in calls) == (case != "scores")
+    for variant, call in calls.items():
+        write = call.func.experimental_get_compiler_ir(*call.args)
+        text = write(stage="optimized_hlo")
+        count = len(hlo.Program(text).products())
+        assert count == (3 if product == "all" else 1), variant
+        assert ("f8e4m3fn[" in text) == (variant in operators.VARIANTS[:3])
+
+
+def test_the_optimizers_work_grows_by_a_kernel_a_layer():
+    one, five = (
+        step_scaling.program_size(step_scaling.updates(count)["FP8 update"])
+        for count in (1, 5)
+    )
+    assert 0 <= five["kernels"] - one["kernels"] <= 4
+    assert one["kernels"] < one["instructions"] < five["instructions"]
+
+
+# In a process of its own: `models` is another file in the tests.
+ALONE = """
+import functools, json, models, training_steps
+make = functools.partial(models.mlp, 8, 4, 0, 2)
+models.WORKLOADS["tiny"] = models.Workload(make, (8,), 2, 4)
+print(json.dumps(training_steps.alone("tiny", "tfmp delayed", False, 2)))
+"""
+
+
+def test_a_training_step_alone():
+    path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
+    run = subprocess.run(
+        [sys.executable, "-c", ALONE],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert found["first_step_seconds"] >= found["trace_seconds"] > 0
+    assert found["peak_mebibytes"] >= found["peak_before_mebibytes"] > 0
+    assert len(found["step_milliseconds"]) == 2
+    counts = {"parameters": 18, "layers_with_kernel": 1, "float8_layers": 1}
+    assert found.items() >= counts.items()

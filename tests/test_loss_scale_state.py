@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import optimizers
 
 import tfmp
-from tfmp.optimizers import LossScaleOptimizer
+from tfmp.optimizers import LossScaleOptimizer, gradients
 
 INF, NAN = np.inf, np.nan
 
@@ -22,10 +22,10 @@ def scripted(**settings):
     return optimizer, lambda g: optimizer.apply([tf.fill([2], g)], [weight])
 
 
-def scales(optimizer, step, gradients):
+def scales(optimizer, step, values):
     found = []
-    for gradient in gradients:
-        step(float(gradient))
+    for value in values:
+        step(float(value))
         found.append(float(optimizer.dynamic_scale))
     return found
 
@@ -356,3 +356,29 @@ def test_parts_that_accumulate_for_themselves_are_refused():
     )
     with pytest.raises(ValueError, match=r"`inner_optimizer`.*=2\)"):
         LossScaleOptimizer(optimizers.MultiOptimizer(parts))
+
+
+@pytest.mark.parametrize("shapes", [[(3,)], [(128, 160), (7,), ()], [(2**15,)]])
+@pytest.mark.parametrize("scale", [1.0, 2.0**15])
+def test_gradients_are_bad_from_a_bound_on(shapes, scale):
+    """Below it their norm is finite, whatever their number."""
+    count = sum(int(np.prod(shape)) for shape in shapes)
+    bound = np.sqrt(np.finfo("float32").max / np.float32(count))
+    for place in range(len(shapes)):
+        for factor, bad in ((0.99, False), (1.01, True), (np.nan, True)):
+            below = [np.full(s, 0.99 * bound, "float32") for s in shapes]
+            below[place].flat[-1] = factor * bound
+            given = [tf.constant(g * np.float32(scale)) for g in below]
+            assert bool(gradients.fault([None, *given], scale) > 0) == bad
+    below = [tf.fill(shape, tf.constant(0.99 * bound)) for shape in shapes]
+    assert np.isfinite(tf.linalg.global_norm(below))
+
+
+def test_bad_gradients_of_other_kinds():
+    sparse = tf.IndexedSlices(tf.constant([[1e30]]), [0], [4, 1])
+    assert gradients.fault([sparse], 1.0) > 0
+    half = tf.constant([np.inf], tf.float16)
+    assert gradients.fault([half], 2.0**15) > 0
+    assert gradients.fault([None], 1.0) == 0
+    empty = tf.zeros([0, 3])
+    assert gradients.fault([empty, tf.ones([2])], 1.0) == 0

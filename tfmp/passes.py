@@ -150,7 +150,7 @@ class Program:
         """
         seen = {"kernel": kernel_amax}
         exponents = {
-            role: self.exponent(role, self.assumed(role, amax, seen.get(role)))
+            role: self.exponent(role, amax, seen.get(role))
             for role in recipes.ROLES
             if self.training
             and self.recipe.is_delayed(role)
@@ -168,17 +168,23 @@ class Program:
         flat = stablehlo.barrier(*tf.nest.flatten(known))
         return tf.nest.pack_sequence_as(known, flat)
 
-    def assumed(
+    def exponent(
         self, role: str, amax: tf.Tensor, observed: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Returns the amax of delayed scaling for a role."""
-        target = self.recipe.format(role)
-        return scaling.assumed_amax(amax, role, target, observed)
+        """Returns the exponent of a role's scale.
 
-    def exponent(self, role: str, amax: tf.Tensor) -> tf.Tensor:
-        """Returns the exponent of the role's scale for an amax."""
-        target = self.recipe.format(role)
-        return scaling.scale_exponent(amax, target, self.recipe.margin)
+        Args:
+            role: what is quantized.
+            amax: of all roles; delayed scaling uses it.
+            observed: of this tensor: what current scaling uses, and delayed
+                scaling where `amax` has no observation.
+        """
+        target, margin = self.recipe.format(role), self.recipe.margin
+        if self.recipe.is_delayed(role):
+            return scaling.assumed_exponent(
+                amax, role, target, margin, observed
+            )
+        return scaling.scale_exponent(observed, target, margin)
 
     def quantize(
         self, role: str, x: tf.Tensor, amax: tf.Tensor, scales: Scales
@@ -189,10 +195,7 @@ class Program:
         observed = scaling.amax(x)
         scale = scales.scales.get(role)
         if scale is None:
-            assumed = observed
-            if self.recipe.is_delayed(role):
-                assumed = self.assumed(role, amax, observed)
-            scale = scaling.exp2(self.exponent(role, assumed))
+            scale = scaling.exp2(self.exponent(role, amax, observed))
         target = self.recipe.format(role)
         low = quantization.quantize(x, scale, target)
         vector = None

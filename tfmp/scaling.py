@@ -10,6 +10,7 @@ OCP Microscaling Formats 1.0, section 5.2 uses the same exponents).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -17,6 +18,7 @@ import tensorflow as tf
 from tfmp import checks, formats, recipes
 
 MAX_AXES = 254  # of a TensorFlow tensor
+INFINITY = 0x7F800000  # its bits
 MAX_EXPONENT = 126  # of a scale: its inverse is a normal float32 too
 
 # What to assume of a tensor that no step has seen yet, by role and format; a
@@ -49,9 +51,29 @@ def amax(x: Any) -> tf.Tensor:
     >>> float(amax([1.0, -3.0]))
     3.0
     """
-    x = as_float32("x", x)
-    magnitude = tf.where(tf.math.is_nan(x), math.inf, tf.abs(x))
-    return tf.maximum(tf.reduce_max(magnitude), 0.0)
+    return _as_amax(tf.reduce_max(_magnitude_bits(as_float32("x", x))))
+
+
+def joint_amax(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns the largest `amax` of several tensors.
+
+    Each is read once, to the maxima of its rows; these end in one maximum.
+    """
+    tops = []
+    for x in tensors:
+        bits = _magnitude_bits(as_float32("tensors", x))
+        rows = tf.reduce_max(bits, -1) if x.shape.rank else bits
+        tops.append(tf.reshape(rows, [-1]))
+    return _as_amax(tf.reduce_max(tf.concat(tops, 0)))
+
+
+def _magnitude_bits(x: tf.Tensor) -> tf.Tensor:
+    """As integers, magnitudes have their order, and NaN is above infinity."""
+    return tf.bitcast(x, tf.int32) & 0x7FFFFFFF
+
+
+def _as_amax(bits: tf.Tensor) -> tf.Tensor:
+    return tf.bitcast(tf.clip_by_value(bits, 0, INFINITY), tf.float32)
 
 
 def compute_scale(
@@ -113,14 +135,21 @@ def scale_exponent(
         int32 of the shape of `amax`, from -126 to 126; 0 where `amax` is not
         positive, normal and finite.
     """
-    bits = tf.bitcast(amax, tf.int32)
-    exponent = tf.bitwise.right_shift(bits, 23) - 127
+    power = _exponent(amax, target, margin)
+    return tf.where(is_observed(amax), power, tf.zeros_like(power))
+
+
+def _exponent(
+    amax: tf.Tensor, target: formats.Format, margin: int
+) -> tf.Tensor:
+    """Returns `scale_exponent`, anything where there is no observation."""
     fraction, _ = math.frexp(target.max)
     top_mantissa = int((2 * fraction - 1) * 2**23)
-    above = tf.cast((bits & 0x7FFFFF) > top_mantissa, tf.int32)
-    power = target.max_exponent - margin - exponent - above
-    power = tf.clip_by_value(power, -MAX_EXPONENT, MAX_EXPONENT)
-    return tf.where(is_observed(amax), power, tf.zeros_like(power))
+    # What is added carries into the exponent if the mantissa is above.
+    bits = tf.bitcast(amax, tf.int32) + (0x7FFFFF - top_mantissa)
+    power = target.max_exponent - margin + 127
+    power = power - tf.bitwise.right_shift(bits, 23)
+    return tf.clip_by_value(power, -MAX_EXPONENT, MAX_EXPONENT)
 
 
 def exp2(exponent: tf.Tensor) -> tf.Tensor:
@@ -166,6 +195,25 @@ def assumed_amax(
     prior = PRIOR_AMAX.get((role, target.name), 0.0)
     otherwise = prior if observed is None else observed
     return tf.where(is_observed(known), known, otherwise)
+
+
+def assumed_exponent(
+    amax: tf.Tensor,
+    role: str,
+    target: formats.Format,
+    margin: int,
+    observed: Any = None,
+) -> tf.Tensor:
+    """Returns `scale_exponent` of `assumed_amax`, in less arithmetic.
+
+    XLA puts it into each program that reads the scale.
+    """
+    known = amax[..., recipes.ROLES.index(role)]
+    if observed is None:
+        observed = tf.constant(PRIOR_AMAX.get((role, target.name), 0.0))
+    otherwise = scale_exponent(observed, target, margin)
+    power = _exponent(known, target, margin)
+    return tf.where(is_observed(known), power, otherwise)
 
 
 def push(history: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:

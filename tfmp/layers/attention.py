@@ -114,6 +114,13 @@ class Float8Attention(Measured, Base):
         x = self._product("values", values, x, value, training)
         return x, weights
 
+    def _compute_causal_mask(self, query: Any, value: Any = None) -> tf.Tensor:
+        """Keras' mask, from two ranges in place of two cumulated sums."""
+        source = query if value is None else value
+        lengths = (keras.ops.shape(x)[1] for x in (query, source))
+        rows, columns = map(tf.range, lengths)
+        return (rows[:, tf.newaxis] >= columns)[tf.newaxis]
+
     def _product(
         self, name: str, equation: str, lhs: Any, rhs: Any, training: Any
     ) -> Any:

@@ -7,7 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmp import checks
+from tfmp import checks, scaling
+
+SMALL = 2**14  # elements
 
 
 def map_gradients(
@@ -82,10 +84,12 @@ def map_gradients(
 def fault(gradients: Sequence[Any], scale: Any) -> tf.Tensor:
     """Returns infinity if the gradients are bad, else zero.
 
-        bad = sum(gradient**2) / scale**2 is not finite
+        bad = max(abs(gradient)) / scale >= sqrt(largest float32 / elements)
 
-    So it is for an infinity or a NaN, and for gradients that are finite but
-    make others infinite: their norm, or the squares that Adam keeps.
+    where elements are those of all gradients.  So it is for an infinity or a
+    NaN, and for gradients that are finite but could make others infinite:
+    their norm, or the squares that Adam keeps.  The maximum is one pass over
+    each gradient, and one over all small ones; their norm would be two.
 
     Args:
         gradients: of the scaled loss, None where there is none.
@@ -98,6 +102,21 @@ def fault(gradients: Sequence[Any], scale: Any) -> tf.Tensor:
     inf
     """
     dense = [getattr(g, "values", g) for g in gradients if g is not None]
-    squares = [tf.reduce_sum(tf.square(tf.cast(g, tf.float32))) for g in dense]
-    norm = tf.add_n(squares) / scale / scale if squares else tf.constant(0.0)
-    return tf.where(tf.math.is_finite(norm), 0.0, float("inf"))
+    if not dense:
+        return tf.constant(0.0)
+    amax = scaling.joint_amax(_joined(dense))
+    elements = tf.add_n([tf.size(g, tf.int64) for g in dense])
+    largest = tf.constant(tf.float32.max) / tf.cast(elements, tf.float32)
+    good = amax / scale < tf.sqrt(largest)
+    return tf.where(good, 0.0, float("inf"))
+
+
+def _joined(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns the gradients, the small ones as one vector."""
+    sizes = [g.shape.num_elements() or SMALL for g in gradients]
+    pairs = list(zip(gradients, sizes, strict=True))
+    small = [
+        tf.reshape(tf.cast(g, tf.float32), [-1]) for g, n in pairs if n < SMALL
+    ]
+    large = [g for g, n in pairs if n >= SMALL]
+    return [*large, tf.concat(small, 0)] if small else large

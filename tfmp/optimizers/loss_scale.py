@@ -41,8 +41,8 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
     with a recipe, all at once: the amax observed in the step goes into the
     layer's window, and the window's maximum is what the next step assumes.
     A step with a bad gradient or observation changes nothing but the loss
-    scale and the counters.  Gradients are bad without a finite norm: clipping,
-    or Adam's squares, would spoil them.  The inner optimizer sees no FP8 state.
+    scale and the counters.  Gradients are bad if their norm, or Adam's squares
+    of them, may not be finite.  The inner optimizer sees no FP8 state.
 
     Micro-batches of its gradient accumulation share one entry of the window,
     their maximum; one that is skipped is replaced by the next.
@@ -66,7 +66,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
     Attributes:
         dynamic_scale: the loss scale, float32 scalar variable.
         skipped_steps: how many steps were skipped, int64 scalar variable.
-        overflow_count: how many of them had gradients without a finite norm;
+        overflow_count: how many of them had gradients too large or not finite;
             the others had an activation that FP8 saturated.
         skipped_in_a_row: how many up to now.
         steps_since_overflow: steps since the last skipped one.
@@ -259,7 +259,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         self.skipped_in_a_row.assign_add(1)
         self.skipped_steps.assign_add(1)
         self._before.undo()
-        if self._amax.variables:
+        if self._amax.variables and self.rule.dynamic:
             self._amax.rescale(factor)
 
     def _change_scale(self, rule: Callable[[ScaleState], ScaleState]) -> Any:
