@@ -113,7 +113,7 @@ def main() -> None:
             "keras": keras.__version__,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             "date": time.strftime("%Y-%m-%d"),
-            "command": "python benchmarks/cpu_step.py",
+            "command": f"python benchmarks/cpu_step.py --rounds {args.rounds}",
         }
         pathlib.Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
 

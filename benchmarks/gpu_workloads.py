@@ -1,6 +1,6 @@
 """The training steps that `gpu_steps.py` compiles for a GPU.
 
-Models of `models.py` at sizes that an H200 is used for, and one Transformer
+Models of `workloads.py` at sizes that an H200 is used for, and one Transformer
 layer of the size that others have measured FP8 on.  Shapes are all that is
 needed of their data.
 """
@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 import tfmp
-from benchmarks import models
+from benchmarks import workloads
 
 BASE, DELAYED, ATTENTION = "mixed_bfloat16", "tfmp delayed", "tfmp attention"
 PRECISIONS = (BASE, DELAYED, "tfmp current", ATTENTION, "Keras float8")
@@ -32,39 +32,41 @@ class Program(NamedTuple):
     """
 
     about: str
-    workload: models.Workload
+    workload: workloads.Workload
     layers: int
     labels: bool = True
 
     @property
     def attends(self) -> bool:
         """Whether it has attention layers."""
-        return self.workload.make.func in (layer, models.transformer)
+        return self.workload.make.func in (layer, workloads.transformer)
 
 
 def layer(width: int, length: int, heads: int, causal: bool) -> keras.Model:
     """One Transformer layer between other layers: bfloat16 in and out."""
     x = keras.Input([length, width], dtype="bfloat16")
-    return keras.Model(x, models.block(x, width, heads, causal), name="layer")
+    return keras.Model(
+        x, workloads.block(x, width, heads, causal), name="layer"
+    )
 
 
-def _layer(causal: bool) -> models.Workload:
+def _layer(causal: bool) -> workloads.Workload:
     make = functools.partial(layer, 4096, 2048, 32, causal)
-    return models.Workload(make, (2048, 4096), 0, 8)
+    return workloads.Workload(make, (2048, 4096), 0, 8)
 
 
-def _mlp(*sizes: int, batch: int) -> models.Workload:
-    make = functools.partial(models.mlp, *sizes)
-    return models.Workload(make, sizes[:1], sizes[-1], batch)
+def _mlp(*sizes: int, batch: int) -> workloads.Workload:
+    make = functools.partial(workloads.mlp, *sizes)
+    return workloads.Workload(make, sizes[:1], sizes[-1], batch)
 
 
-def _resnet(size: int, *widths: int, batch: int) -> models.Workload:
-    make = functools.partial(models.resnet, size, widths, 1024)
-    return models.Workload(make, (size, size, 3), 1024, batch)
+def _resnet(size: int, *widths: int, batch: int) -> workloads.Workload:
+    make = functools.partial(workloads.resnet, size, widths, 1024)
+    return workloads.Workload(make, (size, size, 3), 1024, batch)
 
 
-def _text(causal: bool) -> models.Workload:
-    return models.text(1024, 768, 2, 12, 16384, batch=8, causal=causal)
+def _text(causal: bool) -> workloads.Workload:
+    return workloads.text(1024, 768, 2, 12, 16384, batch=8, causal=causal)
 
 
 SIZES = "hidden 4096, ffn 16384, 32 heads, 2048 x 8 tokens"
@@ -100,11 +102,11 @@ PROGRAMS = {
 }
 
 
-def build(workload: models.Workload, precision: str) -> keras.Model:
+def build(workload: workloads.Workload, precision: str) -> keras.Model:
     """Returns the model in one of `PRECISIONS`, compiled for training."""
     if precision != ATTENTION:
-        return models.build(workload, precision)
-    model = models.build(workload, BASE)
+        return workloads.build(workload, precision)
+    model = workloads.build(workload, BASE)
     recipe = tfmp.recipes.DelayedScaling(attention=True)
     tfmp.convert(model, tfmp.Policy("mixed_float8", recipe), "all")
     return model

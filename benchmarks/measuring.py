@@ -195,8 +195,14 @@ def facts() -> dict[str, Any]:
         "keras": keras.__version__,
         "tfmp": tfmp.__version__,
         "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *map(_from_here, sys.argv)]),
     }
+
+
+def _from_here(argument: str) -> str:
+    """Returns a path without that of the folder it is run in."""
+    here = f"{os.getcwd()}/"
+    return argument.removeprefix(here)
 
 
 def cpu_model() -> str:

@@ -26,9 +26,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import measuring
-import models
 import tensorflow as tf
 import training_steps
+import workloads
 
 import tfmp
 from tfmp import tables
@@ -48,16 +48,18 @@ PLAIN_LAYERS = 64
 BLOCK_SECONDS = 0.02
 
 
-def mlp(depth: int = 4, width: int = 512, batch: int = 256) -> models.Workload:
-    make = functools.partial(models.mlp, width, width, depth, 10)
-    return models.Workload(make, (width,), 10, batch)
+def mlp(
+    depth: int = 4, width: int = 512, batch: int = 256
+) -> workloads.Workload:
+    make = functools.partial(workloads.mlp, width, width, depth, 10)
+    return workloads.Workload(make, (width,), 10, batch)
 
 
-def gpt(depth: int = 2, width: int = 256, batch: int = 4) -> models.Workload:
-    return models.text(128, width, depth, width // 64, 256, batch)
+def gpt(depth: int = 2, width: int = 256, batch: int = 4) -> workloads.Workload:
+    return workloads.text(128, width, depth, width // 64, 256, batch)
 
 
-SIZES: dict[str, tuple[Callable[..., models.Workload], dict[str, Any]]] = {
+SIZES: dict[str, tuple[Callable[..., workloads.Workload], dict[str, Any]]] = {
     "mlp": (
         mlp,
         {
@@ -75,12 +77,12 @@ LAYERS = (1, 4, 16, 64, 256)
 
 
 def step_times(
-    workload: models.Workload, rounds: int, jit_compile: bool
+    workload: workloads.Workload, rounds: int, jit_compile: bool
 ) -> dict[str, Any]:
     """Returns a summary of a workload's steps in both precisions."""
     data, calls = training_steps.batches(workload), {}
     for precision in PRECISIONS:
-        model = models.build(workload, precision, jit_compile)
+        model = workloads.build(workload, precision, jit_compile)
         training_steps.first_step(model, data)
         calls[precision] = training_steps.stepper(model, data)
     return measuring.summary(measuring.interleaved(calls, rounds), [WIDE])

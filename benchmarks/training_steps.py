@@ -3,7 +3,7 @@
     python benchmarks/training_steps.py [--workloads mlp resnet gpt-10m]
     python benchmarks/training_steps.py --workloads gpt-100m --rounds 6
 
-The models and precisions are those of `models.py`.  A step is what `fit` does
+Models and precisions are those of `workloads.py`.  A step is what `fit` does
 for a batch: the model's train function, on a batch from `tf.data`, with loss,
 gradients, Adam, metrics and all FP8 state.
 
@@ -41,9 +41,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import import_time
 import keras
 import measuring
-import models
 import numpy as np
 import tensorflow as tf
+import workloads
 
 ONE_AT_A_TIME = ("gpt-100m",)
 TURNS = 2
@@ -52,7 +52,7 @@ REFERENCES = ("Keras float8", "mixed_bfloat16", "mixed_float16", "float32")
 STATE = ("amax", "inputs_scale")
 
 
-def batches(workload: models.Workload) -> tf.data.Dataset:
+def batches(workload: workloads.Workload) -> tf.data.Dataset:
     """Returns the same batch again and again, as `fit` takes it."""
     data = tuple(tf.constant(array) for array in workload.data())
     return tf.data.Dataset.from_tensors(data).repeat()
@@ -86,11 +86,11 @@ def built(
     name: str, precision: str, jit_compile: bool
 ) -> tuple[keras.Model, tf.data.Dataset]:
     """Returns a workload's model in a precision, and its data."""
-    workload = models.WORKLOADS[name]
+    workload = workloads.WORKLOADS[name]
     with warnings.catch_warnings():
         # Keras warns of every layer that has no float8; they are counted.
         warnings.filterwarnings("ignore", module="keras")
-        model = models.build(workload, precision, jit_compile)
+        model = workloads.build(workload, precision, jit_compile)
     return model, batches(workload)
 
 
@@ -101,7 +101,7 @@ def alone(
 
     Args:
         name: of the workload.
-        precision: one of `models.PRECISIONS`.
+        precision: one of `workloads.PRECISIONS`.
         jit_compile: whether XLA compiles the step.
         rounds: steps to time, after the first and a warm one.
     """
@@ -192,7 +192,7 @@ def measure(
     for precision, row in measuring.summary(times, REFERENCES).items():
         rows[precision] |= row
     return {
-        "batch": models.WORKLOADS[name].batch,
+        "batch": workloads.WORKLOADS[name].batch,
         "interleaved_in_one_process": not one_by_one,
         "turns": TURNS if one_by_one else None,
         "steps_a_turn": steps if one_by_one else None,
@@ -230,15 +230,15 @@ def show(name: str, found: dict[str, Any]) -> None:
 def main() -> None:
     """Prints a table, and writes JSON if asked to."""
     parser = measuring.parser(__doc__, rounds=15)
-    names = [name for name in models.WORKLOADS if name not in ONE_AT_A_TIME]
+    names = [name for name in workloads.WORKLOADS if name not in ONE_AT_A_TIME]
     parser.add_argument(
-        "--workloads", nargs="+", choices=models.WORKLOADS, default=names
+        "--workloads", nargs="+", choices=workloads.WORKLOADS, default=names
     )
     parser.add_argument(
         "--precisions",
         nargs="+",
-        choices=models.PRECISIONS,
-        default=models.PRECISIONS,
+        choices=workloads.PRECISIONS,
+        default=workloads.PRECISIONS,
     )
     parser.add_argument("--no-jit", action="store_true")
     args = parser.parse_args()
@@ -255,7 +255,7 @@ def main() -> None:
         show(name, found[name])
         measuring.write(args.out, results)
     rows = {name: row["precisions"] for name, row in found.items()}
-    subjects = [p for p in models.PRECISIONS if p.startswith("tfmp")]
+    subjects = [p for p in workloads.PRECISIONS if p.startswith("tfmp")]
     print(measuring.table(rows, args.precisions, subjects, REFERENCES))
 
 

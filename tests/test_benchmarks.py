@@ -238,11 +238,11 @@ def test_the_optimizers_work_grows_by_a_kernel_a_layer():
     assert one["kernels"] < one["instructions"] < five["instructions"]
 
 
-# In a process of its own: `models` is another file in the tests.
+# In a process of its own, as what it takes of memory is asked.
 ALONE = """
-import functools, json, models, training_steps
-make = functools.partial(models.mlp, 8, 4, 0, 2)
-models.WORKLOADS["tiny"] = models.Workload(make, (8,), 2, 4)
+import functools, json, training_steps, workloads
+make = functools.partial(workloads.mlp, 8, 4, 0, 2)
+workloads.WORKLOADS["tiny"] = workloads.Workload(make, (8,), 2, 4)
 print(json.dumps(training_steps.alone("tiny", "tfmp delayed", False, 2)))
 """
 

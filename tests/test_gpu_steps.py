@@ -13,7 +13,7 @@ import pathlib
 
 import pytest
 
-from benchmarks import gpu_steps, gpu_workloads, models
+from benchmarks import gpu_steps, gpu_workloads, workloads
 from tfmp.inspection import deviceless, hlo, matching
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -140,7 +140,7 @@ def test_a_step_as_xla_is_given_it(precision, low):
     """The causal layer, smaller."""
     make = functools.partial(gpu_workloads.layer, 32, 16, 2, True)
     small = gpu_workloads.Program(
-        "", models.Workload(make, (16, 32), 0, 2), 1, labels=False
+        "", workloads.Workload(make, (16, 32), 0, 2), 1, labels=False
     )
     traced = gpu_steps.step(small, precision)
     products = hlo.Program(traced.for_accelerators("hlo")).products()

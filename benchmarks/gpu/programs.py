@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import keras
 
-from benchmarks import models
+from benchmarks import workloads
 from benchmarks.gpu import variants
 
 TRAINED = ("mixed_bfloat16", "tfmp delayed", "tfmp current")
@@ -38,7 +38,7 @@ class Program(NamedTuple):
 def layer(length: int, width: int, heads: int) -> keras.Model:
     """One Transformer layer; its outputs are taken for logits."""
     start = keras.Input([length, width])
-    x = models.block(start, width, heads, causal=True)
+    x = workloads.block(start, width, heads, causal=True)
     return keras.Model(start, x, name="layer")
 
 
@@ -52,7 +52,7 @@ def resnet50(size: int, classes: int) -> keras.Model:
     )
 
 
-def _trained(workload: models.Workload) -> Program:
+def _trained(workload: workloads.Workload) -> Program:
     return Program(functools.partial(variants.training, workload), TRAINED)
 
 
@@ -72,30 +72,30 @@ PROGRAMS: dict[str, Program] = {
     **_products(8192, copies=1),
     **_products(16384, copies=1),
     "layer": _trained(
-        models.Workload(
+        workloads.Workload(
             functools.partial(layer, 2048, 4096, 32), (2048, 4096), 4096, 8
         )
     ),
     "resnet50": _trained(
-        models.Workload(
+        workloads.Workload(
             functools.partial(resnet50, 224, 1000), (224, 224, 3), 1000, 128
         )
     ),
     # The widths and depths of GPT-2; its words, up to a multiple of 128.
-    "gpt-124m": _trained(models.text(1024, 768, 12, 12, 50304, batch=8)),
-    "gpt-774m": _trained(models.text(1024, 1280, 36, 20, 50304, batch=4)),
-    "tiny-gpt": _trained(models.text(16, 32, 1, 2, 48, batch=2)),
+    "gpt-124m": _trained(workloads.text(1024, 768, 12, 12, 50304, batch=8)),
+    "gpt-774m": _trained(workloads.text(1024, 1280, 36, 20, 50304, batch=4)),
+    "tiny-gpt": _trained(workloads.text(16, 32, 1, 2, 48, batch=2)),
     "tiny-mlp": _trained(
-        models.Workload(
-            functools.partial(models.mlp, 32, 32, 1, 16), (32,), 16, 16
+        workloads.Workload(
+            functools.partial(workloads.mlp, 32, 32, 1, 16), (32,), 16, 16
         )
     ),
     "tiny-layer": _trained(
-        models.Workload(functools.partial(layer, 16, 32, 2), (16, 32), 32, 2)
+        workloads.Workload(functools.partial(layer, 16, 32, 2), (16, 32), 32, 2)
     ),
     "tiny-resnet": _trained(
-        models.Workload(
-            functools.partial(models.resnet, 8, (16,), 10), (8, 8, 3), 10, 4
+        workloads.Workload(
+            functools.partial(workloads.resnet, 8, (16,), 10), (8, 8, 3), 10, 4
         )
     ),
     **{f"tiny-{k}": v for k, v in _products(32, copies=2).items()},

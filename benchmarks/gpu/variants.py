@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 import tfmp
-from benchmarks import models
+from benchmarks import workloads
 from benchmarks.gpu import arrays
 from tfmp import equations, stablehlo
 
@@ -64,13 +64,13 @@ class Variant:
     loss: int | None = None
 
 
-def training(workload: models.Workload, precision: str) -> Variant:
+def training(workload: workloads.Workload, precision: str) -> Variant:
     """Keras' own `train_step`: loss, gradients, optimizer and FP8 state.
 
     Metrics start anew in each step, so that the loss is that of its batch.
     """
     keras.utils.clear_session()  # a variable's name is its seed
-    model = models.build(workload, precision)
+    model = workloads.build(workload, precision)
     model.optimizer.build(model.trainable_variables)
 
     @tf.function(autograph=False)
@@ -81,7 +81,7 @@ def training(workload: models.Workload, precision: str) -> Variant:
     return Variant(step, batches(workload), model, loss=0)
 
 
-def batches(workload: models.Workload) -> list[Input]:
+def batches(workload: workloads.Workload) -> list[Input]:
     """Returns inputs and labels: a text's next words, or any classes."""
     shape, classes = (workload.batch, *workload.shape), workload.classes
     if workload.is_text:

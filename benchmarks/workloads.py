@@ -92,7 +92,8 @@ def transformer(
     """
     start = keras.Input([length], dtype="int32")
     x = layers.Embedding(vocabulary, width)(start)
-    x += layers.Embedding(length, width)(keras.ops.arange(length))
+    places = keras.ops.zeros_like(start) + keras.ops.arange(length)
+    x = layers.add([x, layers.Embedding(length, width)(places)])
     for _ in range(depth):
         x = block(x, width, heads, causal)
     x = layers.Dense(vocabulary)(layers.LayerNormalization()(x))
