@@ -30,7 +30,7 @@ CPU_FEATURES = (*BFLOAT16_FEATURES, "amx_fp16", "avx512_fp16")
 LOSS_SCALE = "float16 needs a loss scale: tfmp.optimizers.LossScaleOptimizer."
 CPU_BFLOAT16 = (
     "no GPU or TPU that TensorFlow can use; this CPU multiplies in bfloat16 "
-    "(no gain was measured under jit_compile=True) and emulates FP8."
+    "(no gain was measured under jit_compile=True), and FP8 as bfloat16."
 )
 CPU_FLOAT32 = (
     "no GPU or TPU that TensorFlow can use; this CPU reports no bfloat16 "
