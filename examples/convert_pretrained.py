@@ -201,7 +201,7 @@ def main(argv: list[str]) -> None:
         rows.append(train(policy, splits))
     print(f"\n{table(rows)}")
     if not tf.config.list_physical_devices("GPU"):
-        print("Steps ran on a CPU, which emulates FP8: no measure of a GPU's.")
+        print("Steps ran on a CPU, FP8 as bfloat16: no measure of a GPU's.")
 
 
 if __name__ == "__main__":

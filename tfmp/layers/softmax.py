@@ -1,6 +1,6 @@
 """The softmax of attention, which keeps only what its gradient needs.
 
-    w = softmax(c * logits)             over the keys, zero where masked
+    w = softmax(c * logits)             over the keys that are not masked
     d_logits = c * w * (dw - sum(w * dw))
 
 Computed in float32, kept in 16 bits: `w` is by far the largest tensor of an
@@ -23,7 +23,7 @@ def attention_weights(
 ) -> tf.Tensor:
     """Returns the softmax over the last axes.
 
-    Where everything is masked it is zero too, as in Keras' own softmax layer.
+    Where everything is masked all weights are alike, as Keras has it.
 
     Args:
         logits: of shape `[batch..., heads, queries..., keys...]`.
@@ -49,16 +49,16 @@ def attention_weights(
         top = tf.stop_gradient(tf.reduce_max(wide, over, keepdims=True))
         powers = tf.exp(wide - top)
         weights = powers / tf.reduce_sum(powers, over, keepdims=True)
-        if allowed is not None:
-            weights = tf.where(allowed, weights, 0.0)
         kept = stablehlo.fence(tf.cast(weights, logits.dtype))
 
         def grad(upstream: tf.Tensor) -> tf.Tensor:
             w = tf.cast(kept, tf.float32)
             dw = tf.cast(upstream, tf.float32)
             total = tf.reduce_sum(w * dw, over, keepdims=True)
-            low = tf.cast(factor * w * (dw - total), upstream.dtype)
-            return stablehlo.fence(low)
+            wide = factor * w * (dw - total)
+            if allowed is not None:
+                wide = tf.where(allowed, wide, 0.0)
+            return stablehlo.fence(tf.cast(wide, upstream.dtype))
 
         return kept, grad
 
