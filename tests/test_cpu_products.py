@@ -116,3 +116,13 @@ def test_lines_of_unknown_lengths():
     assert lines[-1].startswith(name) and "-> tensor<8x5xbf16>" in lines[-1]
     assert "get_dimension_size %a, dim = 0" in text
     assert "tensor<8x?xbf16>, tensor<?x5xbf16>) -> tensor<8x5xf32>" in text
+
+
+def test_every_platform_is_named():
+    """One that is not would get what is for CPUs, and no word of it."""
+    x = tf.ones([2, 2], tf.bfloat16)
+    _, function = product("output", x, x)
+    nodes = function.get_concrete_function().graph.as_graph_def().node
+    (module,) = [node for node in nodes if node.op == "XlaCallModule"]
+    names = list(module.attr["platforms"].list.s)
+    assert names == [b"CPU", b"CUDA", b"ROCM", b"TPU"]

@@ -32,7 +32,10 @@ module @tfmp attributes {{jax.uses_shape_polymorphism = true}} {{
   }}
 }}
 """
-# XLA leaves of it what is for the platform that it compiles for.
+# XLA leaves of it what is for the platform that it compiles for: the first
+# branch is the first platform's, the last one that of all others.  One that is
+# not in the list would count as the first.
+PLATFORMS = ["CPU", "CUDA", "ROCM", "TPU"]
 PLATFORM = '%platform: tensor<i32> {jax.global_constant = "_platform_index"}, '
 CASE = """\
     %d = "stablehlo.case"(%platform) ({{
@@ -198,7 +201,7 @@ def _call(
         module=MODULE.format(arguments=names, body=body, out=out),
         Tout=[dtype],
         Sout=[shape],
-        platforms=["CPU"] if on_cpu is None else ["CPU", "CUDA"],
+        platforms=PLATFORMS[:1] if on_cpu is None else PLATFORMS,
         disabled_checks=["platform"],
     )
     return result

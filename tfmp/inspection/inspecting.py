@@ -14,7 +14,6 @@ from tfmp.inspection import deviceless, hlo, matching, steps
 from tfmp.inspection.asking import Asked
 from tfmp.inspection.report import InspectedProduct, Inspection
 
-CPU = "/device:CPU:0"
 UNKNOWN = "?"
 
 
@@ -151,7 +150,7 @@ def _program(step: steps.Step, target: str | None) -> _Program:
 
 def compiled_for(step: steps.Step, device: str) -> _Program:
     """Returns what XLA compiles for a device that is here."""
-    given = hlo.Program(step.for_accelerators("hlo"))
+    given = hlo.Program(step.text("hlo", device))
     compiled = hlo.Program(step.text("optimized_hlo", device))
     return _Program(
         f"as TensorFlow's XLA compiled it for {device}",

@@ -3,7 +3,7 @@
 A product of FP8 operands is written once for CPUs and once for all others;
 which one a program has is settled when TensorFlow lowers it.  TensorFlow
 lowers for a platform that is not here, but no function that reads variables.
-Such a function is copied with the platforms exchanged, so that lowering it for
+Such a function is copied with the platforms reversed, so that lowering it for
 the CPU gives what others get.
 
 The import of TensorFlow's context is private: functions are known to it by
@@ -35,7 +35,7 @@ def for_accelerators(concrete: Any) -> Iterator[Any]:
         A `tf.function` that XLA compiles, of the same arguments.
     """
     graph = concrete.graph.as_graph_def()
-    _exchange_platforms(graph)
+    _reverse_platforms(graph)
     _rename_functions(graph)
     inputs = [tensor.name for tensor in concrete.inputs]
     given = {name.partition(":")[0] for name in inputs}
@@ -67,7 +67,7 @@ def _nodes(graph: Any) -> Iterator[Any]:
     return itertools.chain(graph.node, *bodies)
 
 
-def _exchange_platforms(graph: Any) -> None:
+def _reverse_platforms(graph: Any) -> None:
     for node in _nodes(graph):
         if node.op == MODULE:
             platforms = node.attr["platforms"].list
