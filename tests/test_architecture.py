@@ -29,7 +29,7 @@ LEVELS = (
     ("cost_model", "equations", "recipes", "windows"),
     ("convolutions", "cpu_products", "replicas", "scaling", "undoing"),
     ("quantization", "stablehlo"),
-    ("statistics",),
+    ("scales", "statistics"),
     ("passes", "probes"),
     ("contractions",),
     ("hardware", "ops", "policies"),

@@ -92,7 +92,7 @@ def contract(
             d_inputs, d_kernel, seen = backward(upstream, *kept[:2])
             d_amax = tf.stack([*kept[2], amax_of("grads", seen)])
             d_kernel = tf.cast(d_kernel, kernel_dtype)
-            return _differentiated_once(d_inputs, d_kernel, d_amax)
+            return *_differentiated_once(d_inputs, d_kernel), d_amax
 
         return result, grad
 
@@ -118,9 +118,9 @@ def _identity(x: tf.Tensor | None) -> tf.Tensor | None:
     return None if x is None else tf.identity(x)
 
 
-def _differentiated_once(*gradients: tf.Tensor) -> tuple[tf.Tensor, ...]:
+def _differentiated_once(*gradients: tf.Tensor) -> list[tf.Tensor]:
     """Raises where a second derivative, or `jvp`, would be silently zero."""
     message = "a product on FP8 operands has no second-order gradient"
-    return tuple(
+    return [
         tf.raw_ops.PreventGradient(input=g, message=message) for g in gradients
-    )
+    ]

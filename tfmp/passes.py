@@ -17,6 +17,7 @@ from tfmp import (
     naming,
     quantization,
     recipes,
+    scales,
     scaling,
     stablehlo,
     statistics,
@@ -41,24 +42,12 @@ class Operand(NamedTuple):
     scale: tf.Tensor | None = None
 
 
-class Scales(NamedTuple):
-    """What is known before a tensor is seen: scalars of delayed scaling.
-
-    Attributes:
-        scales: of each role.
-        factors: what undoes the scales of each product's operands.
-    """
-
-    scales: dict[str, tf.Tensor]
-    factors: dict[str, tf.Tensor]
-
-
 class Saved(NamedTuple):
     """What the backward pass needs of the forward pass."""
 
     inputs: Operand
     kernel: Operand
-    scales: Scales
+    scales: scales.Scales
 
 
 class Seen(NamedTuple):
@@ -99,21 +88,25 @@ class Program:
     ) -> tuple[tf.Tensor, Saved, list[Seen]]:
         """Returns the result, what backward needs, and what was seen."""
         wide = Operand(inputs), Operand(tf.cast(kernel, inputs.dtype))
-        scales = self.delayed_scales(amax, scaling.amax(kernel))
-        low_inputs, inputs_seen = self.quantize("inputs", inputs, amax, scales)
-        low_kernel, kernel_seen = self.quantize("kernel", kernel, amax, scales)
+        seen = {
+            "inputs": self.amax("inputs", inputs),
+            "kernel": scaling.amax(kernel),
+        }
+        known = scales.forward(self.recipe, self.training, amax, seen)
+        low_inputs, inputs_seen = self.quantize("inputs", inputs, seen, known)
+        low_kernel, kernel_seen = self.quantize("kernel", kernel, seen, known)
 
         def operands(product: str) -> tuple[Operand, Operand]:
             low = self.recipe.in_float8(product)
             return (low_inputs, low_kernel) if low else wide
 
         result = self.product(
-            "output", *operands("output"), inputs.dtype, scales
+            "output", *operands("output"), inputs.dtype, known
         )
         saved = Saved(
             _pack(operands("kernel_grad")[0]),
             _pack(operands("input_grad")[1]),
-            scales,
+            known,
         )
         return result, saved, [inputs_seen, kernel_seen]
 
@@ -123,79 +116,41 @@ class Program:
         """Returns the gradients of inputs and kernel; upstream as seen."""
         inputs = _unpack(saved.inputs, self.recipe.format("inputs").dtype)
         kernel = _unpack(saved.kernel, self.recipe.format("kernel").dtype)
-        scales = saved.scales
-        low, seen = self.quantize("grads", upstream, amax, scales)
+        observed = {"grads": self.amax("grads", upstream)}
+        known = scales.backward(self.recipe, amax, observed, saved.scales)
+        low, seen = self.quantize("grads", upstream, observed, known)
 
         def grads(product: str) -> Operand:
             return low if self.recipe.in_float8(product) else Operand(upstream)
 
         d_inputs = self.product(
-            "input_grad", grads("input_grad"), kernel, upstream.dtype, scales
+            "input_grad", grads("input_grad"), kernel, upstream.dtype, known
         )
         matrices = isinstance(self.contraction, equations.Contraction)
         dtype = self.kernel_dtype if matrices else upstream.dtype
         d_kernel = self.product(
-            "kernel_grad", inputs, grads("kernel_grad"), dtype, scales
+            "kernel_grad", inputs, grads("kernel_grad"), dtype, known
         )
         # A tape around would look for the gradients of what runs in here.
         results = d_inputs, d_kernel, seen
         return tf.nest.map_structure(_stopped, results)
 
-    def delayed_scales(self, amax: tf.Tensor, kernel_amax: tf.Tensor) -> Scales:
-        """Computes the scalars that need not see an activation.
-
-        A kernel that no step has observed is there to be looked at.  The
-        barrier has XLA compute all scalars in one kernel; otherwise each
-        product repeats the arithmetic and slices `amax` again.
-        """
-        seen = {"kernel": kernel_amax}
-        exponents = {
-            role: self.exponent(role, amax, seen.get(role))
-            for role in recipes.ROLES
-            if self.training
-            and self.recipe.is_delayed(role)
-            and self.recipe.quantizes(role)
-        }
-        factors = {
-            product: scaling.exp2(-exponents[lhs] - exponents[rhs])
-            for product, (lhs, rhs) in recipes.OPERANDS.items()
-            if lhs in exponents and rhs in exponents
-        }
-        scales = {role: scaling.exp2(e) for role, e in exponents.items()}
-        known = Scales(scales, factors)
-        if not scales:
-            return known
-        flat = stablehlo.barrier(*tf.nest.flatten(known))
-        return tf.nest.pack_sequence_as(known, flat)
-
-    def exponent(
-        self, role: str, amax: tf.Tensor, observed: tf.Tensor | None = None
-    ) -> tf.Tensor:
-        """Returns the exponent of a role's scale.
-
-        Args:
-            role: what is quantized.
-            amax: of all roles; delayed scaling uses it.
-            observed: of this tensor: what current scaling uses, and delayed
-                scaling where `amax` has no observation.
-        """
-        target, margin = self.recipe.format(role), self.recipe.margin
-        if self.recipe.is_delayed(role):
-            return scaling.assumed_exponent(
-                amax, role, target, margin, observed
-            )
-        return scaling.scale_exponent(observed, target, margin)
+    def amax(self, role: str, x: tf.Tensor) -> tf.Tensor:
+        """Returns the amax of a tensor, zero if nobody quantizes it."""
+        quantizes = self.recipe.quantizes(role)
+        return scaling.amax(x) if quantizes else tf.constant(0.0)
 
     def quantize(
-        self, role: str, x: tf.Tensor, amax: tf.Tensor, scales: Scales
+        self,
+        role: str,
+        x: tf.Tensor,
+        amax: dict[str, tf.Tensor],
+        known: scales.Scales,
     ) -> tuple[Operand, Seen]:
         """Returns the role's FP8 operand, and what was seen of the tensor."""
         if not self.recipe.quantizes(role):
             return Operand(x), Seen(tf.constant(0.0))
-        observed = scaling.amax(x)
-        scale = scales.scales.get(role)
-        if scale is None:
-            scale = scaling.exp2(self.exponent(role, amax, observed))
+        scale, observed = known.scales[role], amax[role]
         target = self.recipe.format(role)
         low = quantization.quantize(x, scale, target)
         vector = None
@@ -212,7 +167,7 @@ class Program:
         lhs: Operand,
         rhs: Operand,
         dtype: tf.DType,
-        scales: Scales,
+        known: scales.Scales,
     ) -> tf.Tensor:
         """Multiplies, removes both scales, and orders the axes.
 
@@ -224,10 +179,7 @@ class Program:
                 product, lhs.value, rhs.value, _wide(dtype), name != "output"
             )
         if lhs.scale is not None and rhs.scale is not None:
-            factor = scales.factors.get(name)
-            if factor is None:
-                factor = tf.minimum((1 / lhs.scale) * (1 / rhs.scale), 2.0**127)
-            result *= tf.cast(factor, result.dtype)
+            result *= tf.cast(known.factors[name], result.dtype)
             if isinstance(product, windows.Window) and not product.widen:
                 # XLA would fuse what follows into the call to cuDNN: a bias
                 # as a tensor of the result's size, or more than it can run.
