@@ -7,6 +7,7 @@ needs a row, with a good value for each argument without a default.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 import types
@@ -54,6 +55,7 @@ MODULES = (
     *(value for value in EXPORTED if isinstance(value, types.ModuleType)),
 )
 RECIPE = tfmp.recipes.DelayedScaling()
+EMULATED = tfmp.recipes.Emulated("MXFP4")
 MAP = tfmp.PrecisionMap({"head": "float32"}, "mixed_float8")
 L4 = hardware.Hardware((hardware.Device("gpu", "L4", (8, 9)),))
 H200 = tfmp.cost_model.TARGETS["h200"]
@@ -95,8 +97,26 @@ VALUES = {
         shown(tfmp.formats.Format),
         **{"name": "X", "dtype": "x", "exponent_bits": 4, "mantissa_bits": 3},
     ),
+    "formats.Format.decode": row(tfmp.formats.E4M3.decode, code=3),
+    "formats.BlockFormat": row(
+        shown(tfmp.formats.BlockFormat),
+        **{"name": "X", "element": tfmp.formats.E2M1, "block_size": 32},
+        scale=tfmp.formats.E8M0,
+    ),
     "formats.get": row(tfmp.formats.get, dtype="E4M3"),
+    "formats.get_plain": row(tfmp.formats.get_plain, dtype="E4M3"),
+    "formats.serialize": row(
+        lambda format: tfmp.formats.serialize(format), format=tfmp.formats.NVFP4
+    ),
     "recipes.Recipe": row(shown(tfmp.recipes.Recipe)),
+    "recipes.Float8Recipe": row(shown(tfmp.recipes.Float8Recipe)),
+    "recipes.Emulated": row(shown(tfmp.recipes.Emulated), forward="MXFP4"),
+    "recipes.Emulated.format": row(EMULATED.format, role="kernel"),
+    "recipes.Emulated.lowers": row(EMULATED.lowers, product="output"),
+    "recipes.Emulated.rounding_of": row(EMULATED.rounding_of, role="grads"),
+    "recipes.Emulated.from_config": row(
+        tfmp.recipes.Emulated.from_config, config=EMULATED.get_config()
+    ),
     "recipes.CurrentScaling": row(shown(tfmp.recipes.CurrentScaling)),
     "recipes.DelayedScaling": row(shown(tfmp.recipes.DelayedScaling)),
     "recipes.DelayedScaling.format": row(RECIPE.format, role="kernel"),
@@ -308,6 +328,19 @@ SAVING = {
         tfmp.callbacks.BackupAndRestore, backup_dir="backup"
     ),
     "callbacks.TerminateOnOverflow": row(tfmp.callbacks.TerminateOnOverflow),
+    "callbacks.PrecisionScheduler": row(
+        tfmp.callbacks.PrecisionScheduler, schedule={0: "mixed_float8"}
+    ),
+    "callbacks.AdaptivePrecision": row(tfmp.callbacks.AdaptivePrecision),
+    "callbacks.PrecisionBounds": row(shown(tfmp.callbacks.PrecisionBounds)),
+    "callbacks.PrecisionBounds.outside": row(
+        tfmp.callbacks.PrecisionBounds().outside, values={"sqnr": 4.0}
+    ),
+    "callbacks.Change": row(
+        shown(tfmp.callbacks.Change),
+        **{"step": 1, "epoch": 0, "kind": "up", "layer": "net/a"},
+        **{"before": "mixed_float8", "after": "float32", "reason": "x"},
+    ),
     "checkpoints.all_or_nothing": made(
         lambda model: tfmp.checkpoints.all_or_nothing(model).__enter__(),
         lambda: {"model": trained()["model"]},
@@ -345,6 +378,68 @@ SAVING = {
         COMPILES,
     ),
 }
+EFFECT = tfmp.analysis.Effect(
+    *("a", "layer", "mixed_float8", 20.0, 0.1, 0.1, 0.99, 0.0, 0.1)
+)
+EFFECTS = tuple(dataclasses.replace(EFFECT, layer=name) for name in "abc")
+SENSITIVITY = tfmp.analysis.Sensitivity("measure", EFFECTS, "float32", 2.0, 64)
+POINT = tfmp.analysis.Point("a", {"a": "float32"}, 0.1, 0.1, 1.0)
+ANALYSED = {"loss": "mse", "batches": 1, "verbose": False}
+ANALYSES = {
+    "analysis.Agreement": row(
+        shown(tfmp.analysis.Agreement),
+        **{"role": "layer", "rows": 3, "spearman": {"loss_rms": 1.0}},
+        **{"ratio": 1.0, "seconds": (1.0, 2.0)},
+    ),
+    "analysis.Effect": row(
+        shown(tfmp.analysis.Effect), **dataclasses.asdict(EFFECT)
+    ),
+    "analysis.Point": row(
+        shown(tfmp.analysis.Point), **dataclasses.asdict(POINT)
+    ),
+    "analysis.Point.keeps": row(POINT.keeps, budget={"time": 1.0}),
+    "analysis.Sensitivity": row(
+        shown(tfmp.analysis.Sensitivity),
+        **{"method": "measure", "rows": (EFFECT,), "reference": "float32"},
+        **{"loss": 2.0, "samples": 64},
+    ),
+    "analysis.Sensitivity.expected_increase": row(
+        SENSITIVITY.expected_increase, row=EFFECT
+    ),
+    "analysis.Sensitivity.from_json": row(
+        tfmp.analysis.Sensitivity.from_json, text=SENSITIVITY.to_json()
+    ),
+    "analysis.Sensitivity.only": row(SENSITIVITY.only),
+    "analysis.Sensitivity.percent": row(SENSITIVITY.percent, change=0.1),
+    "analysis.SearchResult": row(
+        shown(tfmp.analysis.SearchResult),
+        **{"best": POINT, "precision_map": MAP, "frontier": (POINT,)},
+        **{"baselines": (), "budget": {"time": 1.0}, "target": "h200"},
+        sensitivity=SENSITIVITY,
+    ),
+    "analysis.compare": row(
+        tfmp.analysis.compare, first=SENSITIVITY, second=SENSITIVITY
+    ),
+    "analysis.spearman": row(
+        tfmp.analysis.spearman, first=[1.0, 2.0], second=[1.0, 3.0]
+    ),
+    "analysis.sensitivity": made(
+        tfmp.analysis.sensitivity,
+        lambda: {
+            **{"model": model(), "data": (x(), x(2, 4)), **ANALYSED},
+            **{"candidates": ["mixed_bfloat16"], "roles": ["layer"]},
+        },
+        COMPILES,
+    ),
+    "analysis.search": made(
+        tfmp.analysis.search,
+        lambda: {
+            **{"model": model(), "data": (x(), x(2, 4)), **ANALYSED},
+            **{"budget": {"time": 1.0}, "candidates": ["mixed_bfloat16"]},
+        },
+        COMPILES,
+    ),
+}
 OPERATORS = {
     "ops.amax": row(tfmp.ops.amax, COMPUTES, x=x()),
     "ops.compute_scale": row(
@@ -355,6 +450,12 @@ OPERATORS = {
         COMPUTES,
         q=tfmp.ops.quantize(x(), 1.0, "E4M3"),
         scale=1.0,
+    ),
+    "ops.emulate": row(tfmp.ops.emulate, COMPUTES, x=x(), format="MXFP4"),
+    "ops.emulate, of other values": made(
+        tfmp.ops.emulate,
+        lambda: {"x": x(), "format": "E2M1", "scale": 1.0, "seed": None},
+        COMPUTES,
     ),
     "ops.sqnr": row(tfmp.ops.sqnr, COMPUTES, reference=x(), approximation=x()),
     **{
@@ -457,6 +558,7 @@ TABLE = {
     **POLICIES,
     **MODELS,
     **SAVING,
+    **ANALYSES,
     **OPERATORS,
     **LAYERS,
     **FITS,

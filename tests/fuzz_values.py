@@ -208,7 +208,11 @@ SYMBOLIC: st.SearchStrategy[Value] = st.builds(
     st.lists(st.none() | st.integers(0, 17), max_size=6),
     st.sampled_from(DTYPES),
 )
-FORMATS = names(*(f.name for f in tfmp.formats.ALL), "float8_e5m2", "float16")
+FORMATS = names(
+    *(f.name for f in (*tfmp.formats.ALL, *tfmp.formats.BLOCKS)),
+    *("float8_e5m2", "float16"),
+)
+ROUNDING = names(*tfmp.formats.ROUNDINGS)
 POLICY = names("auto", *policies.NAMES)
 PRODUCTS = names(*tfmp.recipes.PRODUCTS)
 ROLES = names(*tfmp.recipes.ROLES)
@@ -286,7 +290,13 @@ NEAR: dict[str, st.SearchStrategy[Value]] = {
     "convert": names("auto", "all"),
     "filter": names("auto", "all", "body", "head"),
     "skip": names("first", "last"),
-    "format": names("saved_model", "litert", "onnx"),
+    "format": FORMATS | names("saved_model", "litert", "onnx"),
+    **dict.fromkeys(("forward", "backward", "grads"), FORMATS),
+    **dict.fromkeys(("rounding", "backward_rounding"), ROUNDING),
+    **dict.fromkeys(("exponent_bits", "mantissa_bits", "bias"), INTEGERS),
+    **dict.fromkeys(("block_size", "code", "seed"), INTEGERS),
+    "specials": names("ieee", "fn", "fnuz", "none"),
+    "scale_rounding": names("floor", "ceil", "rceil", "nearest"),
     "kernels": names("float8", "quantized", "float"),
     "padding": names("valid", "same", "causal"),
     "data_format": names("channels_last", "channels_first"),

@@ -27,10 +27,10 @@ LEVELS = (
         "version",
     ),
     ("cost_model", "equations", "recipes", "windows"),
-    ("convolutions", "cpu_products", "replicas", "scaling", "undoing"),
+    ("convolutions", "cpu_products", "grids", "replicas", "scaling", "undoing"),
     ("quantization", "stablehlo"),
-    ("scales", "statistics"),
-    ("passes", "probes"),
+    ("emulation", "scales", "statistics"),
+    ("emulated_passes", "passes", "probes"),
     ("contractions",),
     ("hardware", "ops", "policies"),
     ("layers", "precision_map"),
@@ -44,14 +44,17 @@ LEVELS = (
         "monitoring",
         "scopes",
         "summaries",
+        "switching",
     ),
     ("callbacks",),
     ("reporting",),
+    ("analysis",),
     ("command_line",),
     ("__init__", "__main__"),
 )
 PURE = ("checks", "convolutions", "formats", "sealing", *LEVELS[1])
 PUBLIC = (
+    "analysis",
     "callbacks",
     "checkpoints",
     "debug",
@@ -63,6 +66,7 @@ PUBLIC = (
     "reporting",
 )
 PRIVATE_IMPORTS = {
+    "analysis/libraries.py": ["importlib.import_module"],
     "command_line/model_files.py": ["importlib.import_module"],
     "precision_map.py": ["importlib.import_module"],
     "reporting/drawing.py": ["importlib.import_module"],
@@ -323,7 +327,13 @@ def test_documented_looks_for_whole_words():
 def test_public_names_without_all():
     from tfmp import formats
 
-    assert set(house.public_names(formats)) == {"Format", "get"}
+    assert set(house.public_names(formats)) == {
+        "BlockFormat",
+        "Format",
+        "get",
+        "get_plain",
+        "serialize",
+    }
     module = types.ModuleType("x")
     module.__all__, module.y = ["y"], 1
     assert house.public_names(module) == {"y": 1}

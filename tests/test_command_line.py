@@ -90,7 +90,7 @@ def test_the_version(run):
     [
         (["reprot"], "choose from 'info'"),
         (["formats", "ten"], "not a number: 'ten'"),
-        (["formats", "--format", "e3m4"], "E4M3"),
+        (["formats", "--format", "e3m9"], "E4M3"),
         (["report"], "LOG_DIR"),
         (["inspect"], "MODEL.keras"),
         (["inspect", "a.keras", "--require-fp8", "90"], "from 0 to 1: '90'"),
@@ -144,7 +144,9 @@ def test_formats_is_a_table(run):
     code, out, _ = run("formats")
     assert code == 0 and "E4M3" in out and "448" in out
     found = json.loads(run("formats", "--json")[1])
-    assert [each["name"] for each in found] == [f.name for f in formats.ALL]
+    every = (*formats.ALL, *formats.BLOCKS)
+    assert [each["name"] for each in found] == [f.name for f in every]
+    assert found[-1]["bits"] == 4.5 and "NVFP4" in out
     assert found[0]["max"] == 448 and found[0]["min_subnormal"] == 2**-9
 
 

@@ -1,6 +1,7 @@
 """Mixed-precision and FP8 training for Keras on TensorFlow."""
 
 from tfmp import (
+    analysis,
     callbacks,
     checkpoints,
     conversion,
@@ -39,6 +40,7 @@ __all__ = [
     "Policy",
     "PrecisionMap",
     "Report",
+    "analysis",
     "assert_fp8",
     "callbacks",
     "checkpoints",

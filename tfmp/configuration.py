@@ -19,6 +19,11 @@ from tfmp.hardware import (
     detect,
 )
 
+EMULATED = (
+    "products are emulated: multiplied in float32, on any machine, slower than "
+    "16 bits."
+)
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Configuration:
@@ -144,6 +149,8 @@ def _automatic(
     if recipe is not None and decision.policy != "mixed_float8":
         notes += (f"{recipe} is not used: {decision.policy} has no FP8.",)
         recipe = None
+    elif recipe is not None and recipe.emulates:
+        notes += (EMULATED,)
     policy = policies.Policy(decision.policy, recipe)
     return Configuration(hardware, "auto", policy, decision.reason, notes)
 
@@ -155,6 +162,9 @@ def _explicit(hardware: Hardware, policy: keras.DTypePolicy) -> Configuration:
         *_speed_notes(policy.name, hardware),
         *_training_notes(policy.name, hardware),
     )
+    recipe = policies.recipe_of(policy)
+    if recipe is not None and recipe.emulates:
+        notes = (EMULATED,)
     return Configuration(hardware, policy.name, policy, reason, notes)
 
 

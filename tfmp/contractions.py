@@ -18,7 +18,7 @@ this step observed, so that an optimizer, or the caller's own tape, gets it
 together with the other gradients.
 
 Forward and backward are each one XLA-compiled function, also when the model
-around them is not compiled.
+around them is not compiled.  A recipe that emulates has two of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmp import naming, passes, recipes
+from tfmp import emulated_passes, naming, passes, recipes, statistics
 
 COMPUTE_DTYPES = (tf.bfloat16, tf.float16, tf.float32)
 
@@ -69,7 +69,7 @@ def contract(
     roles = recipes.ROLES if probe is not None else ()
     take_in = {role: probe.taker(role) for role in roles}
 
-    def amax_of(role: str, seen: passes.Seen) -> tf.Tensor:
+    def amax_of(role: str, seen: statistics.Seen) -> tf.Tensor:
         if seen.statistics is not None:
             take_in[role](seen.statistics)
         return seen.amax
@@ -101,15 +101,21 @@ def contract(
 
 @functools.lru_cache(maxsize=4096)
 def _compiled(
-    contraction: passes.Bilinear,
-    recipe: recipes.Recipe,
+    contraction: Any,
+    recipe: Any,
     training: bool,
     kernel_dtype: tf.DType,
     shapes: tuple,
     *how: Any,
 ) -> tuple[Callable, Callable]:
     # By `shapes`: a trace for unknown lengths would serve known, and lose them.
-    program = passes.Program(contraction, recipe, training, kernel_dtype, *how)
+    program: Any
+    if recipe.emulates:
+        program = emulated_passes.Program(contraction, recipe, kernel_dtype)
+    else:
+        program = passes.Program(
+            contraction, recipe, training, kernel_dtype, *how
+        )
     compiled = functools.partial(tf.function, autograph=False, jit_compile=True)
     return compiled(program.forward), compiled(program.backward)
 
@@ -120,7 +126,7 @@ def _identity(x: tf.Tensor | None) -> tf.Tensor | None:
 
 def _differentiated_once(*gradients: tf.Tensor) -> list[tf.Tensor]:
     """Raises where a second derivative, or `jvp`, would be silently zero."""
-    message = "a product on FP8 operands has no second-order gradient"
+    message = "a product on low-precision operands has no second-order gradient"
     return [
         tf.raw_ops.PreventGradient(input=g, message=message) for g in gradients
     ]

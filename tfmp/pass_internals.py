@@ -53,12 +53,12 @@ def around_calls(
             mode = layer.quantization_mode
             name = "call" if mode is None else "quantized_call"
             wrapped = wrap(key, layer, getattr(layer, name))
-            stack.enter_context(_attribute(layer, name, wrapped))
+            stack.enter_context(attribute(layer, name, wrapped))
         yield
 
 
 @contextlib.contextmanager
-def _attribute(layer: keras.Layer, name: str, value: Any) -> Iterator[None]:
+def attribute(layer: keras.Layer, name: str, value: Any) -> Iterator[None]:
     """Sets an attribute without Keras tracking it."""
     missing = object()
     before = vars(layer).get(name, missing)

@@ -50,18 +50,6 @@ class Saved(NamedTuple):
     scales: scales.Scales
 
 
-class Seen(NamedTuple):
-    """What was observed of a tensor that was quantized.
-
-    Attributes:
-        amax: the largest magnitude in it.
-        statistics: a vector of `tfmp.statistics`, None if not asked for.
-    """
-
-    amax: tf.Tensor
-    statistics: tf.Tensor | None = None
-
-
 @dataclasses.dataclass(frozen=True)
 class Program:
     """The forward and backward pass of one kind of contraction.
@@ -77,7 +65,7 @@ class Program:
     """
 
     contraction: Bilinear
-    recipe: recipes.Recipe
+    recipe: recipes.Float8Recipe
     training: bool
     kernel_dtype: tf.DType
     measured: bool = False
@@ -85,7 +73,7 @@ class Program:
 
     def forward(
         self, inputs: tf.Tensor, kernel: tf.Tensor, amax: tf.Tensor
-    ) -> tuple[tf.Tensor, Saved, list[Seen]]:
+    ) -> tuple[tf.Tensor, Saved, list[statistics.Seen]]:
         """Returns the result, what backward needs, and what was seen."""
         wide = Operand(inputs), Operand(tf.cast(kernel, inputs.dtype))
         seen = {
@@ -112,7 +100,7 @@ class Program:
 
     def backward(
         self, upstream: tf.Tensor, saved: Saved, amax: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, Seen]:
+    ) -> tuple[tf.Tensor, tf.Tensor, statistics.Seen]:
         """Returns the gradients of inputs and kernel; upstream as seen."""
         inputs = _unpack(saved.inputs, self.recipe.format("inputs").dtype)
         kernel = _unpack(saved.kernel, self.recipe.format("kernel").dtype)
@@ -146,10 +134,10 @@ class Program:
         x: tf.Tensor,
         amax: dict[str, tf.Tensor],
         known: scales.Scales,
-    ) -> tuple[Operand, Seen]:
+    ) -> tuple[Operand, statistics.Seen]:
         """Returns the role's FP8 operand, and what was seen of the tensor."""
         if not self.recipe.quantizes(role):
-            return Operand(x), Seen(tf.constant(0.0))
+            return Operand(x), statistics.Seen(tf.constant(0.0))
         scale, observed = known.scales[role], amax[role]
         target = self.recipe.format(role)
         low = quantization.quantize(x, scale, target)
@@ -159,7 +147,7 @@ class Program:
             vector = statistics.measure(
                 x, scale, target, observed, margin, elements
             )
-        return Operand(low, scale), Seen(observed, vector)
+        return Operand(low, scale), statistics.Seen(observed, vector)
 
     def product(
         self,

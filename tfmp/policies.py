@@ -37,7 +37,9 @@ class Policy(keras.DTypePolicy):
     | `mixed_bfloat16` | bfloat16 | float32   | bfloat16                |
     | `mixed_float8`   | bfloat16 | float32   | FP8, by the recipe      |
 
-    Under `mixed_float8` a stock Keras layer computes in bfloat16.
+    Under `mixed_float8` a stock Keras layer computes in bfloat16.  With the
+    recipe `tfmp.recipes.Emulated` no product is FP8: operands of any format
+    are multiplied in float32.
 
     Args:
         name: one of the names above.

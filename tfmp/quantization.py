@@ -63,8 +63,8 @@ def dequantize(q: Any, scale: Any, dtype: Any = "float32") -> tf.Tensor:
     >>> float(dequantize(quantize(3.0, 4.0, "E5M2"), 4.0))
     3.0
     """
-    target = formats.get(dtype)
-    if target in formats.FLOAT8:
+    target = formats.get_plain(dtype)
+    if target.bits < 16:
         raise ValueError(
             "`dtype` must be a format of 16 bits or more. "
             f"Received: {target.name}"
@@ -75,7 +75,7 @@ def dequantize(q: Any, scale: Any, dtype: Any = "float32") -> tf.Tensor:
             "`q` must be float8_e4m3fn or float8_e5m2. "
             f"Received: dtype {q.dtype.name}"
         )
-    value = tf.cast(q, tf.float32) / _scale(scale, q.shape)
+    value = tf.cast(q, tf.float32) / fitting_scale(scale, q.shape)
     return tf.cast(value, target.dtype)
 
 
@@ -181,10 +181,16 @@ def max_ulp_error(x: Any, scale: Any, dtype: Any) -> tf.Tensor:
 
 def _scaled(x: Any, scale: Any) -> tf.Tensor:
     x = scaling.as_float32("x", x)
-    return x * _scale(scale, x.shape)
+    return x * fitting_scale(scale, x.shape)
 
 
-def _scale(scale: Any, shape: tf.TensorShape) -> tf.Tensor:
+def fitting_scale(scale: Any, shape: tf.TensorShape) -> tf.Tensor:
+    """Converts a scale to float32.
+
+    Raises:
+        TypeError: if it is not floating-point.
+        ValueError: if it does not broadcast to `shape`.
+    """
     scale = scaling.as_float32("scale", scale)
     if None in (shape.rank, scale.shape.rank):
         return scale
@@ -214,11 +220,12 @@ def _share(part: tf.Tensor, whole: tf.Tensor) -> tf.Tensor:
 
 
 def _float8(dtype: Any) -> formats.Format:
-    target = formats.get(dtype)
+    target = formats.get_plain(dtype)
     if target not in formats.FLOAT8:
         raise ValueError(
             "`dtype` must be an FP8 format: "
-            f"{', '.join(f.name for f in formats.FLOAT8)}. "
+            f"{', '.join(f.name for f in formats.FLOAT8)}; "
+            "`tfmp.ops.emulate` rounds to any other. "
             f"Received: {target.name}"
         )
     return target

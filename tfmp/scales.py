@@ -43,7 +43,7 @@ class Power(NamedTuple):
 
 
 def forward(
-    recipe: recipes.Recipe,
+    recipe: recipes.Float8Recipe,
     training: bool,
     amax: tf.Tensor,
     observed: Mapping[str, tf.Tensor],
@@ -68,7 +68,7 @@ def forward(
 
 
 def backward(
-    recipe: recipes.Recipe,
+    recipe: recipes.Float8Recipe,
     amax: tf.Tensor,
     observed: Mapping[str, tf.Tensor],
     known: Scales,
@@ -94,7 +94,7 @@ def _beside(known: Scales, powers: dict[str, Power]) -> Scales:
 
 
 def _own(
-    recipe: recipes.Recipe,
+    recipe: recipes.Float8Recipe,
     amax: tf.Tensor,
     observed: Mapping[str, tf.Tensor],
     known: Mapping[str, Power],
@@ -118,7 +118,7 @@ def _own(
 
 
 def _delayed(
-    recipe: recipes.Recipe, amax: tf.Tensor, kernel_amax: tf.Tensor
+    recipe: recipes.Float8Recipe, amax: tf.Tensor, kernel_amax: tf.Tensor
 ) -> dict[str, Power]:
     """Returns the scales of the roles under delayed scaling.
 

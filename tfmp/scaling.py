@@ -106,7 +106,7 @@ def compute_scale(
     >>> float(compute_scale(3.5, "E4M3", margin=1))
     64.0
     """
-    target = formats.get(dtype)
+    target = formats.get_plain(dtype)
     checks.integer("margin", margin, 0, 16)
     checks.boolean("power_of_two", power_of_two)
     amax = as_float32("amax", amax)

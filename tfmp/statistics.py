@@ -9,6 +9,7 @@ that layers that run twice, micro-batches, steps and replicas need no more than
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +21,18 @@ MAXIMA = ("amax", "lag")
 LOWEST, BINS = -40, 64  # of the histogram: 2**-40 to 2**23
 SUMMED = len(SUMS) + BINS
 START = np.array([0.0] * SUMMED + [-math.inf] * len(MAXIMA), dtype=np.float32)
+
+
+class Seen(NamedTuple):
+    """What was observed of a tensor that was quantized.
+
+    Attributes:
+        amax: the largest magnitude in it.
+        statistics: what `measure` gave, None if not asked for.
+    """
+
+    amax: tf.Tensor
+    statistics: tf.Tensor | None = None
 
 
 def measure(

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfmp import checks, internals, recipes, tables
 from tfmp.conversion.products import Sizes
 from tfmp.conversion.records import flatten, stock_class, sublayers
-from tfmp.conversion.report import Report, Row
+from tfmp.conversion.report import EMULATED, Report, Row
 
 TITLES = (
     *("layer (type)", "output shape", "params", "precision", "recipe"),
@@ -160,6 +160,8 @@ class _Whole:
             f"FP8: {low} of {every} products, {self.report.float8_share:.1%} "
             "of a training step's FLOPs"
         )
+        if emulated := self.report.emulated_products:
+            yield f"Emulated: {emulated} of {every} products, {EMULATED}"
         if any(not layer.built for layer in self.layers.values()):
             yield "Layers that are not built count for nothing."
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from tfmp import checkpoints, checks, internals
+from tfmp.switching.notes import precision_of, put_in_force
 
 
 class BackupAndRestore(keras.callbacks.BackupAndRestore):
@@ -24,7 +25,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     - A backup is one file, written beside its place and renamed: there is
       always a whole one.  A SHA-256 digest notices changed bytes; the
       previous backup is then used if `double_checkpoint` keeps one.
-    - It holds the seeds of random layers and the metrics too.
+    - It holds the seeds of random layers and the metrics too, and which
+      layers were changed to which precision: they are changed again first.
     - A backup within an epoch is gone on from there: the batches that were
       trained are drawn, and not trained again.  Keras starts the epoch over.
     - `fit` returns the `History` of all epochs.  Keras': of those since.
@@ -120,8 +122,9 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         """Loads the first file that can be, and returns its notes."""
         path, *others = there
         try:
-            self._check_ours(path)
-            notes = checkpoints.load_weights(self.model, path)
+            notes = self._notes(path)
+            put_in_force(self.model, notes.pop("precision", None))
+            checkpoints.load_weights(self.model, path)
         except ValueError as fault:
             if not others:
                 raise
@@ -135,12 +138,14 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         self._resumed = path if notes["batch"] else None
         return notes
 
-    def _check_ours(self, path: pathlib.Path) -> None:
-        if "batch" not in checkpoints.read_notes(path):
+    def _notes(self, path: pathlib.Path) -> dict[str, Any]:
+        notes = checkpoints.read_notes(path)
+        if "batch" not in notes:
             raise ValueError(
                 "`backup_dir` must be for backups of this callback alone. "
                 f"Received: {str(path)!r}, which another one has written"
             )
+        return notes
 
     def _go_on(
         self,
@@ -237,5 +242,6 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             "batch": batch,
             "epochs": epochs,
             "history": history,
+            "precision": precision_of(self.model),
         }
         checkpoints.save_weights(self.model, self._latest, notes)

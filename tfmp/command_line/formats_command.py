@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from tfmp import formats, tables
 from tfmp.command_line.outcome import Command, Outcome
 from tfmp.command_line.rounding import nearest
-from tfmp.formats import Format
+from tfmp.formats import BlockFormat, Format
 
 TITLES = (
     *("format", "dtype", "bits", "layout", "largest", "least normal"),
     *("least", "epsilon", "infinity"),
 )
+BLOCK_TITLES = ("blocks", "bits", "element", "size", "scale", "rounded")
 NUMBER_TITLES = ("nearest", "code", "relative error", "ulp", "what happens")
 
 
@@ -51,9 +53,7 @@ def _run(options: argparse.Namespace) -> Outcome:
         if not options.format or format.name in options.format
     ]
     if not options.numbers:
-        rows = [TITLES, *map(_cells, chosen)]
-        data = [_properties(format) for format in chosen]
-        return Outcome("\n".join(tables.lines(rows)), data)
+        return _listed(chosen, () if options.format else formats.BLOCKS)
     blocks = [_block(x, chosen) for x in options.numbers]
     data = [
         {
@@ -63,6 +63,34 @@ def _run(options: argparse.Namespace) -> Outcome:
         for x in options.numbers
     ]
     return Outcome("\n\n".join(blocks), data)
+
+
+def _listed(chosen: list[Format], blocks: Sequence[BlockFormat]) -> Outcome:
+    lines = tables.lines([TITLES, *map(_cells, chosen)])
+    data = [_properties(format) for format in chosen]
+    if blocks:
+        rows = [BLOCK_TITLES, *map(_block_cells, blocks)]
+        lines += ["", *tables.lines(rows)]
+        data += [_block_properties(block) for block in blocks]
+    return Outcome("\n".join(lines), data)
+
+
+def _block_properties(block: BlockFormat) -> dict[str, Any]:
+    return {
+        "name": block.name,
+        "bits": block.bits,
+        "element": block.element.name,
+        "block_size": block.block_size,
+        "scale": block.scale.name,
+        "scale_rounding": block.scale_rounding,
+        "tensor_scale": block.tensor_scale,
+    }
+
+
+def _block_cells(block: BlockFormat) -> tuple[str, ...]:
+    scale = block.scale.name + (" x FLOAT32" if block.tensor_scale else "")
+    sizes = f"{block.bits:g}", block.element.name, str(block.block_size)
+    return (block.name, *sizes, scale, block.scale_rounding)
 
 
 def _properties(format: Format) -> dict[str, Any]:
@@ -78,6 +106,7 @@ def _properties(format: Format) -> dict[str, Any]:
         "min_subnormal": format.min_subnormal,
         "epsilon": format.epsilon,
         "has_infinity": format.has_infinity,
+        "has_nan": format.has_nan,
     }
 
 
@@ -87,7 +116,7 @@ def _cells(format: Format) -> tuple[str, ...]:
         format.name,
         format.dtype,
         str(format.bits),
-        f"1-{format.exponent_bits}-{format.mantissa_bits}",
+        f"{format.signed:d}-{format.exponent_bits}-{format.mantissa_bits}",
         f"{format.max:.6g}",
         *(f"2^{round(math.log2(number))}" for number in numbers),
         "yes" if format.has_infinity else "no",
@@ -101,11 +130,15 @@ def _fields(format: Format, x: float) -> dict[str, Any]:
     return {
         "format": format.name,
         "nearest": _plain(found.nearest),
-        "code": f"0x{found.code:0{format.bits // 4}x}",
+        "code": _hexadecimal(found.code, format.bits),
         "relative_error": relative if finite else None,
         "ulp": found.ulp if finite else None,
         "fate": found.fate,
     }
+
+
+def _hexadecimal(code: int | None, bits: int) -> str | None:
+    return None if code is None else f"0x{code:0{-(-bits // 4)}x}"
 
 
 def _plain(x: float) -> float | str:
@@ -122,7 +155,7 @@ def _block(x: float, chosen: list[Format]) -> str:
             relative = f"{found['relative_error']:.2e}"
             ulp = f"{found['ulp']:.4g}"
         value = f"{float(found['nearest']):.9g}"
-        code, fate = found["code"], found["fate"]
+        code, fate = found["code"] or "", found["fate"]
         rows.append((format.name, value, code, relative, ulp, fate))
     return "\n".join(tables.lines(rows))
 

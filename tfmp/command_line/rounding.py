@@ -6,7 +6,7 @@ last place,
     nearest = round_half_even(x / q) * q,    q = 2**(exponent - m)
 
 where the exponent is that of `x`, and at least that of the smallest normal
-number.
+number.  Formats of 8 bits and less saturate in tfmp, others overflow.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from tfmp.formats import FLOAT8, Format
+from tfmp.formats import Format
+
+SATURATING = 8  # bits at most
 
 
 class Rounded(NamedTuple):
@@ -22,19 +24,19 @@ class Rounded(NamedTuple):
 
     Attributes:
         nearest: the value there; infinite where it overflows.
-        code: its bits.
+        code: its bits; None for a NaN that the format has not.
         ulp: the error, in units of the last place.
         fate: in words.
     """
 
     nearest: float
-    code: int
+    code: int | None
     ulp: float
     fate: str
 
 
 def nearest(format: Format, x: float) -> Rounded:
-    """Rounds a number as tfmp does: FP8 saturates, others overflow.
+    """Rounds a number as tfmp does.
 
     >>> from tfmp.formats import E4M3
     >>> nearest(E4M3, 0.3)[:2]
@@ -44,9 +46,19 @@ def nearest(format: Format, x: float) -> Rounded:
     >>> nearest(E4M3, math.nan)
     Rounded(nearest=nan, code=127, ulp=0.0, fate='stays NaN')
     """
-    value, code, error, fate = _rounded(format, abs(x))
-    sign = int(math.copysign(1, x) < 0) << (format.bits - 1)
-    return Rounded(math.copysign(value, x), code | sign, error, fate)
+    negative = math.copysign(1, x) < 0
+    if not format.has_zero and (x == 0 or (negative and not math.isnan(x))):
+        lacks = "zero" if x == 0 else "sign"
+        code = format.max_code + 1
+        return Rounded(math.nan, code, 0.0, f"becomes NaN: it has no {lacks}")
+    found = _rounded(format, abs(x))
+    if not format.signed or found.code is None:
+        return found
+    if format.specials == "fnuz" and not found.nearest > 0:
+        negative = False  # the code of negative zero is that of NaN
+    sign = int(negative) << (format.bits - 1)
+    value = -found.nearest if negative else found.nearest
+    return found._replace(nearest=value, code=found.code | sign)
 
 
 def _rounded(format: Format, size: float) -> Rounded:
@@ -55,7 +67,8 @@ def _rounded(format: Format, size: float) -> Rounded:
     exponent = math.frexp(size)[1] - 1 if size else format.min_exponent
     exponent = min(max(exponent, format.min_exponent), format.max_exponent)
     unit = 2.0 ** (exponent - format.mantissa_bits)
-    count = round(size / unit)  # half to even
+    hidden = not format.has_zero
+    count = max(round(size / unit), int(hidden))  # half to even
     error = abs(size / unit - count)
     # A carry into the next binade is one in the exponent's bits too.
     code = ((exponent - format.min_exponent) << format.mantissa_bits) + count
@@ -66,31 +79,27 @@ def _rounded(format: Format, size: float) -> Rounded:
         fate = "flushed to zero"
     elif 0 < value < format.min_normal:
         fate = f"{fate}, subnormal"
-    return Rounded(value, code, error, fate)
+    return Rounded(value, code - hidden, error, fate)
 
 
 def _too_large(format: Format, size: float, unit: float) -> Rounded:
-    code = _top(format)
-    if format in FLOAT8:
+    code = format.max_code
+    if format.bits <= SATURATING:
         error = (size - format.max) / unit
         return Rounded(format.max, code, error, "clipped to the largest")
     return Rounded(math.inf, code + 1, math.inf, "overflows")
 
 
 def _not_finite(format: Format, size: float) -> Rounded:
-    code = _top(format)
+    code = format.max_code
     if math.isnan(size):
+        if not format.has_nan:
+            return Rounded(size, None, 0.0, "stays NaN, which it has not")
         quiet = 2 ** (format.mantissa_bits - 1) if format.has_infinity else 0
         return Rounded(size, code + 1 + quiet, 0.0, "stays NaN")
-    if format in FLOAT8:
+    if format.bits <= SATURATING:
         fate = "clipped to the largest: it has no infinity"
         if format.has_infinity:
             fate = "clipped to the largest: it has infinity, tfmp saturates"
         return Rounded(format.max, code, math.inf, fate)
     return Rounded(size, code + 1, 0.0, "stays infinite")
-
-
-def _top(format: Format) -> int:
-    """The code of the largest value; the next is infinity, or NaN."""
-    mantissas = 2**format.mantissa_bits if format.has_infinity else 1
-    return int(2 ** (format.bits - 1)) - mantissas - 1

@@ -118,12 +118,25 @@ def set_precision(model: keras.Layer, precision: Any) -> Report:
     'bfloat16'
     """
     _check_model(model)
+    plan = plan_of(precision)
+    return Report(model, "", notes=tuple(_change(model, plan)))
+
+
+def plan_of(precision: Any, name: str = "precision") -> Conversion:
+    """Reads the argument of `set_precision`.
+
+    Args:
+        precision: as there.
+        name: of the argument, for errors.
+
+    Raises:
+        TypeError, ValueError: if it is not allowed.
+    """
     everything = choice("all", None, Sizes())
     only = isinstance(precision, Mapping)
-    plan = Conversion(
-        _as_map("precision", precision), everything, {}, only_matched=only
+    return Conversion(
+        _as_map(name, precision), everything, {}, only_matched=only
     )
-    return Report(model, "", notes=tuple(_change(model, plan)))
 
 
 def revert(model: keras.Layer) -> None:

@@ -72,18 +72,36 @@ class Conversion:
             parent: the layer that it is in, if known.
             before: the policy to go back to, if not the present one.
         """
-        key = self.policy.match(path, layer.path or path)
-        if not _has_precision(layer) or (self.only_matched and key is None):
+        decision = self.decision(layer, path, parent)
+        if decision is None:
             return
         if not layer.built:
             again = functools.partial(self.run_again, layer, path)
             internals.after_build(layer, again)
+        apply(layer, *decision, before)
+
+    def decision(
+        self, layer: keras.Layer, path: str, parent: keras.Layer | None
+    ) -> tuple[keras.DTypePolicy, str] | None:
+        """Returns the policy that a layer gets, and why; None if it stays."""
+        key = self.policy.match(path, layer.path or path)
+        if not _has_precision(layer) or (self.only_matched and key is None):
+            return None
         policy = self.policy[path if key is None else key]
         if policies.recipe_of(policy) is None:
-            apply(layer, policy, "asked for", before)
-        else:
-            decision = self.decide(layer, path, parent, policy)
-            apply(layer, *decision, before)
+            return policy, "asked for"
+        return self.decide(layer, path, parent, policy)
+
+    def decisions(
+        self, top: keras.Layer, path: str
+    ) -> dict[str, tuple[keras.DTypePolicy, str]]:
+        """Returns what `run` would make of each layer that does not stay."""
+        layers = flatten(top, path)
+        found = {
+            name: self.decision(layer, name, _parent(layers, name))
+            for name, layer in layers.items()
+        }
+        return {name: each for name, each in found.items() if each}
 
     def decide(
         self,
@@ -112,11 +130,28 @@ class Conversion:
             return wide, reason
         if not layer.built and (self.choice.needs_shapes or _is_conv(layer)):
             return wide, PENDING
-        lost = not_in_float8(layer)
-        if "output" in lost:
-            return wide, lost["output"]
-        refusal = self.choice.refusal(layer, path, parent)
+        refusal = self.refusal(layer, path, parent, policy)
         return (wide, refusal) if refusal else (policy, "")
+
+    def refusal(
+        self,
+        layer: keras.Layer,
+        path: str,
+        parent: keras.Layer | None,
+        policy: keras.DTypePolicy,
+    ) -> str | None:
+        """Returns why a layer that could go to FP8 does not, or None.
+
+        What GPUs lack, and whether FP8 pays, is no question of emulation.
+        """
+        recipe = policies.recipe_of(policy)
+        emulates = recipe is not None and recipe.emulates
+        lost = {} if emulates else not_in_float8(layer)
+        if "output" in lost:
+            return lost["output"]
+        if emulates and self.choice.needs_shapes:
+            return None
+        return self.choice.refusal(layer, path, parent)
 
     def default(self, layer: keras.Layer) -> tuple[str, str]:
         """Returns the precision of a layer's kind, and why."""

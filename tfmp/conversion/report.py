@@ -17,6 +17,7 @@ from tfmp.layers.attention import Float8Attention
 from tfmp.layers.contraction import Float8Layer
 
 TITLES = ("layer", "type", "precision", "products", "share", "why")
+EMULATED = "multiplied in float32, which is no FP8 and no faster"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Row:
     Attributes:
         path: of the layer.
         type: name of its Keras class.
-        precision: `"float8"`, or the dtype it computes in.
-        recipe: of its FP8 products, None without.
+        precision: `"float8"`, `"emulated"`, or the dtype it computes in.
+        recipe: of its FP8 or emulated products, None without.
         products: shapes of its products, `m x k x n`.
         float8: which of `"output"`, `"input_grad"` and `"kernel_grad"` run
             in FP8.
@@ -35,6 +36,7 @@ class Row:
         flops: of the products in one forward pass, two for a multiply-add;
             each gradient has as many.
         reason: why it has its precision.
+        emulated: which of its products are emulated; none of them is FP8.
     """
 
     path: str
@@ -46,6 +48,7 @@ class Row:
     calls: int
     flops: int
     reason: str
+    emulated: tuple[str, ...] = ()
 
     @property
     def is_shown(self) -> bool:
@@ -125,6 +128,14 @@ class Report:
             len(row.float8) * len(row.products) * row.calls for row in self.rows
         )
 
+    @property
+    def emulated_products(self) -> int:
+        """How many products of a training step are emulated, in float32."""
+        return sum(
+            len(row.emulated) * len(row.products) * row.calls
+            for row in self.rows
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as JSON-serialisable values."""
         return {
@@ -135,6 +146,7 @@ class Report:
             "own_code": self.own_code,
             "float8_share": self.float8_share,
             "float8_products": self.float8_products,
+            "emulated_products": self.emulated_products,
             "layers": [dataclasses.asdict(row) for row in self.rows],
         }
 
@@ -150,6 +162,8 @@ class Report:
             f"training step's FLOPs (batch {self.sizes.batch_size}, length "
             f"{self.sizes.length} where the model leaves them open)"
         ]
+        if emulated := self.emulated_products:
+            lines.append(f"emulated: {emulated} products, {EMULATED}")
         others = [
             f"{count} {name} ({dtype})"
             for (name, dtype), count in self.others.items()
@@ -177,27 +191,38 @@ def _row(
     recipe = _recipe(layer)
     looks_up = isinstance(layer, layers.Embedding)
     record, calls = record_of(layer), 1 if looks_up else internals.calls(layer)
-    lost = not_in_float8(layer) if recipe else {}
+    emulates = recipe is not None and recipe.emulates
+    lost = not_in_float8(layer) if recipe and not emulates else {}
     reasons = [record.reason] if record and record.reason else []
+    reasons += [f"{recipe}: {EMULATED}"] if emulates else []
     if internals.is_preprocessing(layer):
         reasons = ["it prepares data, which 16 bits would spoil"]
     return Row(
         path,
         stock_class(layer).__name__,
-        "float8" if recipe else layer.compute_dtype,
+        _named(recipe, layer.compute_dtype),
         None if recipe is None else repr(recipe),
         tuple(map(str, products)),
         tuple(p for p in recipes.PRODUCTS if _runs(p, recipe, lost)),
         calls,
         calls * sum(product.flops for product in products),
         "; ".join(reasons + [f"{p}: {why}" for p, why in lost.items()]),
+        tuple(p for p in recipes.PRODUCTS if emulates and _lowers(recipe, p)),
     )
+
+
+def _named(recipe: recipes.Recipe | None, dtype: str) -> str:
+    """Returns what a layer's precision is called."""
+    if recipe is None:
+        return dtype
+    return "emulated" if recipe.emulates else "float8"
 
 
 def _precision(layer: keras.Layer) -> str:
     """Returns what a layer computes in, or will when it is built."""
-    if _recipe(layer) is not None and not layer.built:
-        return "float8 once it is built"
+    recipe = _recipe(layer)
+    if recipe is not None and not layer.built:
+        return f"{_named(recipe, '')} once it is built"
     return str(layer.compute_dtype)
 
 
@@ -207,7 +232,7 @@ def _code_of(cls: Any) -> str:
 
 
 def _recipe(layer: keras.Layer) -> recipes.Recipe | None:
-    """Returns the recipe of a layer's own products, None if not in FP8."""
+    """Returns the recipe of a layer's own products, None without."""
     if isinstance(layer, Float8Layer):
         return layer.recipe
     if isinstance(layer, Float8Attention) and layer.recipe is not None:
@@ -220,6 +245,10 @@ def _runs(
 ) -> bool:
     low = recipe is not None and recipe.in_float8(product)
     return low and product not in lost
+
+
+def _lowers(recipe: recipes.Recipe | None, product: str) -> bool:
+    return recipe is not None and recipe.lowers(product)
 
 
 def _cells(row: Row, total: int) -> tuple[str, ...]:

@@ -63,14 +63,26 @@ def is_narrow(layer: keras.Layer) -> bool:
     return layer.compute_dtype in ("bfloat16", "float16")
 
 
-def recipe_of(layer: keras.Layer) -> recipes.Recipe | None:
+def recipe_of(layer: keras.Layer) -> recipes.Float8Recipe | None:
     """Returns the recipe of a layer whose forward product is in FP8."""
     if not isinstance(layer, Float8Layer) or not layer.built:
         return None
     recipe = layer.float8_options(training=False)["recipe"]
-    if recipe is None or not recipe.in_float8("output"):
+    if not isinstance(recipe, recipes.Float8Recipe):
+        return None
+    if not recipe.in_float8("output"):
         return None
     return None if _why_wide(layer) else recipe
+
+
+def emulated_by(layer: keras.Layer) -> recipes.Recipe | None:
+    """Returns the recipe of a layer whose forward products are emulated."""
+    kinds = (Float8Layer, Float8Attention)
+    recipe = layer.recipe if isinstance(layer, kinds) else None
+    if recipe is None or not recipe.emulates or not recipe.lowers("output"):
+        return None
+    own = isinstance(layer, Float8Layer) or recipe.attention
+    return recipe if own else None
 
 
 def _why_wide(layer: keras.Layer) -> str | None:
@@ -88,7 +100,7 @@ def _why_wide(layer: keras.Layer) -> str | None:
     return layer.float8_products(shape)["output"]
 
 
-def kernel_scale(layer: Any, recipe: recipes.Recipe) -> tf.Tensor:
+def kernel_scale(layer: Any, recipe: recipes.Float8Recipe) -> tf.Tensor:
     """Returns the scale of a layer's kernel in inference."""
     amax = scaling.amax(layer.uncast_kernel())
     target = recipe.format("kernel")
@@ -133,10 +145,13 @@ def describe(model: keras.Layer, kernels: str) -> tuple[ExportedLayer, ...]:
 
 
 def _exported(layer: keras.Layer, kernels: str) -> str:
-    recipe = recipe_of(layer)
+    recipe, emulation = recipe_of(layer), emulated_by(layer)
     if kernels == "float8":
-        return "FP8 product" if _roundings(layer)[1] else "as it is"
+        what = f"as it is, {emulation}" if emulation else "as it is"
+        return "FP8 product" if _roundings(layer)[1] else what
     dtype = "float32" if is_narrow(layer) else layer.compute_dtype
+    if emulation:
+        return f"{dtype}; without what was {emulation}"
     if recipe is None:
         why = is_narrow(layer) and _why_wide(layer)
         return (
@@ -151,17 +166,21 @@ def _exported(layer: keras.Layer, kernels: str) -> str:
 
 def _roundings(layer: keras.Layer) -> tuple[list[float], bool]:
     """Returns the relative roundings of a call's operands; whether in FP8."""
-    recipe, products = recipe_of(layer), 1
+    if emulation := emulated_by(layer):
+        both = map(emulation.format, ("inputs", "kernel"))
+        return [getattr(f, "element", f).epsilon / 2 for f in both], False
+    recipe: recipes.Recipe | None = recipe_of(layer)
+    products = 1
     if recipe is None and isinstance(layer, Float8Attention):
         recipe = policies.recipe_at(layer.dtype_policy, layer.path)
         recipe, products = recipe if recipe and recipe.attention else None, 2
-    if recipe is not None:
+    if recipe is not None and not recipe.emulates:
         roles = ("inputs", "kernel") * products
         return [recipe.format(role).epsilon / 2 for role in roles], True
     if not internals.own_weights(layer):
         return [], False
     if is_narrow(layer):
-        return [formats.get(layer.compute_dtype).epsilon / 2] * 2, False
+        return [formats.get_plain(layer.compute_dtype).epsilon / 2] * 2, False
     return [TF32_ROUNDING] * 2, False
 
 

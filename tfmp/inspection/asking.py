@@ -62,8 +62,11 @@ class Asked:
         if row.recipe is not None:
             if not product:
                 return LORA if getattr(layer, "lora_enabled", False) else ""
+            if product in row.emulated:
+                return row.reason
             kept = f"the recipe keeps it in {layer.compute_dtype}"
-            return not_in_float8(layer).get(product, kept)
+            lost = {} if row.emulated else not_in_float8(layer)
+            return lost.get(product, kept)
         if row.reason:
             return row.reason
         if policies.recipe_at(layer.dtype_policy, path) is None:

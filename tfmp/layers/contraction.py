@@ -64,6 +64,8 @@ class Float8Layer(Measured, Base):
         The state of a layer that leaves FP8 is kept for when it comes back.
         """
         recipe = self.recipe
+        if recipe is not None and recipe.emulates:
+            recipe = None  # which needs no state
         if self.float8 is not None:
             self.float8.use(recipe, trainable=self.trainable)
         elif recipe is not None:

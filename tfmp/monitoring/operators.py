@@ -33,13 +33,16 @@ class Operator(NamedTuple):
 def operators(model: keras.Model) -> dict[str, Operator]:
     """Returns all that quantizes in a model, by the path of the layer.
 
-    A layer that is not built yet is left out.  Attention has two of its own:
+    A layer that is not built yet is left out, and what is emulated: nothing
+    of it is in FP8.  Attention has two of its own:
     `<path>/scores` and `<path>/values`.
     """
     names = layer_names(model)
     found: dict[str, Operator] = {}
     for layer in filter(_is_measured, flatten(model).values()):
         for name, recipe in layer.float8_operators().items():
+            if recipe.emulates:
+                continue
             path = names[id(layer.amax)] if not name else f"{layer.path}/{name}"
             found[_free(path, found)] = Operator(layer, name, recipe)
     return found

@@ -20,7 +20,8 @@ from tfmp.monitoring.step_count import StepCount
 class Sampler:
     """Reads everything that a sample holds, in one call of the device.
 
-    Invariant: one `tf.function` reads, which is traced once a `fit`.
+    Invariant: one `tf.function` reads, which is traced once a `fit`, and once
+    more when the model has another step, as after a change of precision.
 
     Args:
         model: that is trained.
@@ -59,7 +60,7 @@ class Sampler:
             return
         if self._measuring is None or not self._measuring.fits():
             self._measuring = MeasuredStep(self.model, self._elements)
-            self._function = None
+            self.start()
         self._measuring.arm()
 
     def stop(self) -> None:

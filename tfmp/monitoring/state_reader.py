@@ -100,7 +100,7 @@ class _Group:
         layers: `amax` by the layer's path.
     """
 
-    recipe: recipes.Recipe
+    recipe: recipes.Float8Recipe
     trainable: bool
     layers: dict[str, keras.Variable]
 
@@ -142,7 +142,7 @@ class _Group:
 def _grouped(
     amax: Iterable[keras.Variable], names: dict[int, str]
 ) -> list[_Group]:
-    groups: dict[tuple[recipes.Recipe, bool], _Group] = {}
+    groups: dict[tuple[recipes.Float8Recipe, bool], _Group] = {}
     for variable in amax:
         key = variable.recipe, variable.trainable
         group = groups.setdefault(key, _Group(*key, {}))

@@ -1,5 +1,6 @@
-"""Operators for users: products on FP8 operands, and FP8 numbers."""
+"""Operators for users: products on FP8 operands, and small numbers."""
 
+from tfmp.emulation import emulate
 from tfmp.ops.convolution import conv
 from tfmp.ops.products import einsum, matmul
 from tfmp.probes import Probe
@@ -20,6 +21,7 @@ __all__ = [
     "conv",
     "dequantize",
     "einsum",
+    "emulate",
     "matmul",
     "max_ulp_error",
     "quantize",

@@ -69,11 +69,18 @@ def amax(amax: Any) -> tf.Tensor:
     return tf.ensure_shape(amax, [3])
 
 
-def probe(probe: Any) -> probes.Probe | None:
+def probe(probe: Any, recipe: recipes.Recipe) -> probes.Probe | None:
     """Checks the argument `probe`.
 
     Raises:
         TypeError: if it is something else.
+        ValueError: if the recipe emulates, of which nothing is measured.
     """
     kind = probes.Probe | None
-    return checks.instance("probe", probe, kind, "a tfmp.ops.Probe or None")
+    checks.instance("probe", probe, kind, "a tfmp.ops.Probe or None")
+    if probe is not None and recipe.emulates:
+        raise ValueError(
+            "`probe` must be None for a recipe that emulates. "
+            f"Received: probe={probe!r}, recipe={recipe!r}"
+        )
+    return probe

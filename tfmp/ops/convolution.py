@@ -80,7 +80,8 @@ def conv(
     inputs = _fit(inputs, at, convolution, padding)
     lengths = inputs.shape[at : at + len(convolution.kernel_size)].as_list()
     reasons = convolution.float8_products(lengths)
-    wide = tuple(name for name, reason in reasons.items() if reason)
+    lost = [name for name, reason in reasons.items() if reason]
+    wide = () if recipe.emulates else tuple(lost)
     return contractions.contract(
         convolution,
         inputs,
@@ -88,7 +89,7 @@ def conv(
         recipe.keep_high_precision(wide),
         arguments.amax(amax),
         checks.boolean("training", training),
-        arguments.probe(probe),
+        arguments.probe(probe, recipe),
     )
 
 

@@ -69,7 +69,7 @@ def einsum(
         recipe,
         arguments.amax(amax),
         checks.boolean("training", training),
-        arguments.probe(probe),
+        arguments.probe(probe, recipe),
     )
 
 

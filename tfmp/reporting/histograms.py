@@ -53,7 +53,7 @@ def draw(run: Run, standings: Sequence[Standing], name: str) -> Plot | None:
     panels = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     labels = drawing.without_common([each.tensor for each in shown])
     pairs = [
-        (run.histograms[each.tensor], formats.get(each.format))
+        (run.histograms[each.tensor], formats.get_plain(each.format))
         for each in shown
     ]
     for axes, label, pair in zip(panels, labels, pairs, strict=False):

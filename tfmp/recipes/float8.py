@@ -1,20 +1,4 @@
-"""Recipes: how a contraction uses FP8, as frozen values.
-
-A contraction `y = x @ w` has three operands that may be quantized, its roles:
-
-    inputs   x, the activation
-    kernel   w, the weight
-    grads    dy, the gradient of y
-
-and three products:
-
-    output       x  . w     inputs x kernel
-    input_grad   dy . w     grads  x kernel
-    kernel_grad  x  . dy    inputs x grads
-
-A recipe says, for each role, its format and how its scale is found, and which
-products stay in the compute dtype.
-"""
+"""Recipes of products on FP8 operands: delayed and current scaling."""
 
 from __future__ import annotations
 
@@ -22,14 +6,8 @@ import dataclasses
 from typing import Any, ClassVar
 
 from tfmp import checks, formats
+from tfmp.recipes.recipe import OPERANDS, PRODUCTS, ROLES, Recipe
 
-ROLES = ("inputs", "kernel", "grads")
-OPERANDS = {
-    "output": ("inputs", "kernel"),
-    "input_grad": ("grads", "kernel"),
-    "kernel_grad": ("inputs", "grads"),
-}
-PRODUCTS = tuple(OPERANDS)
 FP8_FORMATS = {
     "HYBRID": {"inputs": "E4M3", "kernel": "E4M3", "grads": "E5M2"},
     "E4M3": {"inputs": "E4M3", "kernel": "E4M3", "grads": "E4M3"},
@@ -43,7 +21,7 @@ def _float8_name(role: str, name: object) -> str:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Recipe:
+class Float8Recipe(Recipe):
     """What `DelayedScaling` and `CurrentScaling` share.
 
     Args:
@@ -78,7 +56,7 @@ class Recipe:
     high_precision: tuple[str, ...] = ()
     attention: bool = False
 
-    current: ClassVar[Any] = ROLES
+    current: ClassVar[Any] = ROLES  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         checks.integer("margin", self.margin, 0, 16)
@@ -107,24 +85,11 @@ class Recipe:
 
     def format(self, role: str) -> formats.Format:
         """Returns the `Format` of `"inputs"`, `"kernel"` or `"grads"`."""
-        return formats.get(getattr(self, checks.choice("role", role, ROLES)))
+        return formats.get_plain(super().format(role))
 
-    def is_delayed(self, role: str) -> bool:
-        """Whether the role's scale comes from earlier steps."""
-        return checks.choice("role", role, ROLES) not in self.current
-
-    def in_float8(self, product: str) -> bool:
-        """Whether a product multiplies FP8 operands."""
-        checks.choice("product", product, PRODUCTS)
-        return product not in self.high_precision
-
-    def quantizes(self, role: str) -> bool:
-        """Whether any FP8 product has this role as an operand."""
-        checks.choice("role", role, ROLES)
-        return any(
-            role in operands and self.in_float8(product)
-            for product, operands in OPERANDS.items()
-        )
+    def usual_formats(self) -> dict[str, str]:
+        """Returns what `fp8_format` says of each role."""
+        return FP8_FORMATS[self.fp8_format]
 
     def in_one_format(self) -> Recipe:
         """Returns the same recipe with E4M3 for every role.
@@ -136,62 +101,17 @@ class Recipe:
             self, fp8_format="E4M3", inputs=None, kernel=None, grads=None
         )
 
-    def keep_high_precision(self, products: tuple[str, ...]) -> Recipe:
-        """Returns the same recipe with more products in the compute dtype."""
-        added = checks.names("products", products, PRODUCTS)
-        products = (*self.high_precision, *added)
-        return dataclasses.replace(self, high_precision=products)
-
     def as_current(self) -> CurrentScaling:
         """Returns the same formats and products with current scaling."""
         shared = {
-            f.name: getattr(self, f.name) for f in dataclasses.fields(Recipe)
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(Float8Recipe)
         }
         return CurrentScaling(**shared)
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the fields as JSON-serialisable values."""
-        values = {
-            f.name: getattr(self, f.name)
-            for f in dataclasses.fields(type(self))
-        }
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in values.items()
-        }
-
-    @classmethod
-    def from_config(cls, config: Any) -> Recipe:
-        """Rebuilds a recipe from `get_config()`.
-
-        Raises:
-            TypeError: if `config` is not a dictionary.
-            ValueError: if it has a key that is no field.
-        """
-        known = [field.name for field in dataclasses.fields(cls)]
-        if not isinstance(config, dict):
-            raise TypeError(
-                f"`config` must be a dictionary with keys out of {known}. "
-                f"Received: {config!r}"
-            )
-        if not config.keys() <= set(known):
-            raise ValueError(
-                f"`config` must have keys out of {known}. Received: {config!r}"
-            )
-        return cls(**config)
-
-    def __repr__(self) -> str:
-        roles = FP8_FORMATS[self.fp8_format]
-        shown = [
-            f"{f.name}={getattr(self, f.name)!r}"
-            for f in dataclasses.fields(type(self))
-            if getattr(self, f.name) != roles.get(f.name, f.default)
-        ]
-        return f"{type(self).__name__}({', '.join(shown)})"
-
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class DelayedScaling(Recipe):
+class DelayedScaling(Float8Recipe):
     """Scales from the amax of earlier steps: one pass over each tensor.
 
         amax  = max of the last `amax_history_len` observations
@@ -203,7 +123,7 @@ class DelayedScaling(Recipe):
 
     Args:
         margin, fp8_format, inputs, kernel, grads, high_precision, attention:
-            see `Recipe`.
+            see `Float8Recipe`.
         amax_history_len: length of the window, in steps, from 1 to 4096.
         amax_compute_algo: `"max"` of the window, or `"most_recent"`.
         current: the roles that use current scaling all the same.
@@ -227,73 +147,15 @@ class DelayedScaling(Recipe):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class CurrentScaling(Recipe):
+class CurrentScaling(Float8Recipe):
     """Scales from the tensor itself: two passes over it, and no state.
 
         scale = 2**floor(log2(max / max(abs(x)))) * 2**-margin
 
     Args:
         margin, fp8_format, inputs, kernel, grads, high_precision, attention:
-            see `Recipe`.
+            see `Float8Recipe`.
 
     >>> CurrentScaling(fp8_format="E4M3").grads
     'E4M3'
     """
-
-
-PRESETS: dict[str, Recipe] = {
-    "delayed": DelayedScaling(),
-    "delayed_e4m3": DelayedScaling(fp8_format="E4M3"),
-    "delayed_high_precision_kernel_grad": DelayedScaling(
-        high_precision=("kernel_grad",)
-    ),
-    "current": CurrentScaling(),
-    "current_e4m3": CurrentScaling(fp8_format="E4M3"),
-    "current_high_precision_kernel_grad": CurrentScaling(
-        high_precision=("kernel_grad",)
-    ),
-}
-
-
-def get(recipe: object) -> Recipe:
-    """Finds a recipe by value, preset name or serialised form.
-
-    Args:
-        recipe: a `Recipe`, a name of `PRESETS`, or what `serialize` gave.
-
-    Raises:
-        TypeError: if `recipe` is none of these.
-        ValueError: if it names no preset and no recipe class.
-
-    >>> get("current")
-    CurrentScaling()
-    """
-    if isinstance(recipe, Recipe):
-        return recipe
-    if isinstance(recipe, str):
-        checks.choice("recipe", recipe, tuple(PRESETS))
-        return PRESETS[recipe]
-    if isinstance(recipe, dict):
-        return _deserialize(recipe)
-    raise TypeError(
-        "`recipe` must be a tfmp.recipes.DelayedScaling or CurrentScaling, or "
-        f"a name out of {tuple(PRESETS)}. Received: {recipe!r}"
-    )
-
-
-def serialize(recipe: Recipe) -> dict[str, Any]:
-    """Returns `{"class_name", "config"}`, which `get` turns back.
-
-    >>> get(serialize(DelayedScaling(margin=1)))
-    DelayedScaling(margin=1)
-    """
-    recipe = get(recipe)
-    return {"class_name": type(recipe).__name__, "config": recipe.get_config()}
-
-
-def _deserialize(config: dict[str, Any]) -> Recipe:
-    classes = {c.__name__: c for c in (DelayedScaling, CurrentScaling)}
-    name = checks.choice(
-        "recipe['class_name']", config.get("class_name"), classes
-    )
-    return classes[name].from_config(config.get("config"))

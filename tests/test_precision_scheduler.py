@@ -1,0 +1,463 @@
+"""`PrecisionScheduler`, and what a change of precision leaves as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfmp
+from tfmp import checkpoints, replicas
+from tfmp.callbacks import (
+    BackupAndRestore,
+    Change,
+    PrecisionScheduler,
+    ScaleMonitor,
+)
+from tfmp.layers.state import is_amax
+from tfmp.switching import changes, notes, precisions
+from tfmp.switching.snapshot import Snapshot
+from tfmp.switching.structure import Structure
+from tfmp.switching.switch import Wanted, present, switch
+
+WIDTH, BATCH, STEPS = 8, 8, 4
+X = np.random.default_rng(0).normal(size=[STEPS * BATCH, WIDTH])
+X = X.astype("float32")
+FP8, BF16 = tfmp.Policy("mixed_float8"), tfmp.Policy("mixed_bfloat16")
+THERE_AND_BACK = {
+    1: "mixed_float8",
+    2: {"net/a": "mixed_bfloat16"},
+    3: {"net/a": "mixed_float8"},
+}
+
+
+class Traced(keras.layers.Layer):
+    """Counts how often a training step is traced."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.traces = 0
+
+    def call(self, x, training=None):
+        self.traces += bool(training) and not isinstance(x, keras.KerasTensor)
+        return x
+
+
+class Watch(keras.callbacks.Callback):
+    """Keeps what each variable holds whenever an epoch begins."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.seen.append(named(self.model))
+
+
+class Killed(Exception):
+    """Ends a `fit` where it stands."""
+
+
+class Kill(keras.callbacks.Callback):
+    """Ends a `fit` after a batch."""
+
+    def __init__(self, epoch, batch):
+        super().__init__()
+        self.moment = epoch, batch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == self.moment:
+            raise Killed
+
+
+def make(optimizer="adam", **options):
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.Input([WIDTH]),
+        Traced(name="traced"),
+        keras.layers.Dense(WIDTH, "relu", name="a"),
+        keras.layers.Dropout(0.1, seed=1, name="dropout"),
+        keras.layers.Dense(WIDTH, name="b"),
+    ]
+    model = keras.Sequential(layers, name="net")
+    model.compile(optimizer, "mse", metrics=["mae"], **options)
+    return model
+
+
+def scaled(**options):
+    return tfmp.optimizers.LossScaleOptimizer("adam", **options)
+
+
+def fit(model, *callbacks, epochs=4, **options):
+    return model.fit(
+        *(X, X, BATCH),
+        epochs=epochs,
+        verbose=0,
+        shuffle=False,
+        callbacks=list(callbacks),
+        **options,
+    )
+
+
+def values(model):
+    return [v.numpy() for v in checkpoints.variables(model)]
+
+
+def named(model):
+    """All that a training goes on from, on each replica.
+
+    The FP8 window is by layer, as its array follows the layers.
+    """
+    history = getattr(model.optimizer, "amax_history", None)
+    found = {
+        id(v): [np.array(p.numpy()) for p in replicas.parts(model, v)]
+        for v in checkpoints.variables(model)
+        if v is not history
+    }
+    if history is not None and model.optimizer.built:
+        rows = [v for v in model.trainable_variables if is_amax(v)]
+        for row, variable in enumerate(rows):
+            found[id(variable), "window"] = [history.numpy()[:, row]]
+    return found
+
+
+def kept(before, after):
+    """Whether all that both have is the same, bit for bit."""
+    return all(
+        np.array_equal(x, y, equal_nan=True)
+        for key in before.keys() & after.keys()
+        for x, y in zip(before[key], after[key], strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "epochs", "options"),
+    [
+        (lambda: "adam", 4, {"jit_compile": False}),
+        (
+            lambda: scaled(initial_scale=4.0),
+            *(2, {"jit_compile": True, "steps_per_execution": 2}),
+        ),
+    ],
+    ids=["Keras' optimizer", "loss scale, XLA, two steps an execution"],
+)
+def test_all_state_is_kept_and_a_change_is_traced_once(
+    optimizer, epochs, options
+):
+    model = make(optimizer(), **options)
+    before, after = Watch(), Watch()
+    traced = model.get_layer("traced")
+    scheduler = PrecisionScheduler(THERE_AND_BACK)
+    counts = []
+    count = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: counts.append(traced.traces)
+    )
+    fit(model, before, scheduler, after, count, epochs=epochs)
+    each = zip(before.seen, after.seen, strict=True)
+    assert [kept(*pair) for pair in each] == [True] * epochs
+    assert np.diff(counts).tolist() == [1] * (epochs - 1)
+    assert int(model.optimizer.iterations) == epochs * STEPS
+    moved = [(c.epoch, c.step, c.layer, c.after) for c in scheduler.changes]
+    there = 2, 2 * STEPS, "net/a", "mixed_bfloat16"
+    back = 3, 3 * STEPS, "net/a", "mixed_float8"
+    assert moved[4:] == [there, back][: epochs - 2]
+    # b's window, of the steps before, is there after a's change.
+    key = id(model.get_layer("b").amax), "window"
+    windows = [seen[key][0][:STEPS] for seen in after.seen[2:]]
+    assert all((window > 0).all() for window in windows)
+
+
+def test_a_layer_that_comes_back_has_its_scale_but_not_of_old_gradients():
+    """The loss scale goes on meanwhile, and with it what gradients are."""
+    model = make(scaled(initial_scale=4.0, growth_steps=2), run_eagerly=True)
+    amax = {}
+
+    def look(epoch, logs=None):
+        state = getattr(model.get_layer("a"), "float8", None)
+        amax[epoch] = None if state is None else state.amax.numpy()
+
+    look = keras.callbacks.LambdaCallback(on_epoch_begin=look)
+    fit(model, PrecisionScheduler(THERE_AND_BACK), look)
+    assert amax[0] is None and (amax[1][:2] == 0).all()
+    np.testing.assert_array_equal(amax[3][:2], amax[2][:2])
+    prior = amax[1][2] / 4.0 / 2**2  # of loss scale 1: four steps, two each
+    scale = 4.0 * 2 ** (3 * STEPS / 2)
+    assert amax[3][2] == prior * scale != amax[2][2]
+
+
+def test_it_goes_on_from_a_backup_bit_for_bit(tmp_path):
+    """Killed while a layer has FP8 state that it does not use."""
+
+    def schedule():
+        times = {3: FP8, 6: {"net/a": BF16}, 10: {"net/a": FP8}}
+        return PrecisionScheduler(times, unit="step")
+
+    def run(*kill):
+        model = make(run_eagerly=True)
+        backup = BackupAndRestore(tmp_path / "backup", save_freq=1)
+        scheduler = schedule()
+        history = fit(model, scheduler, *kill, backup, epochs=3)
+        return values(model), history.history, scheduler.changes
+
+    expected, history, _ = run()
+    with pytest.raises(Killed):
+        run(Kill(1, 3))
+    found, again, made = run()
+    assert len(found) == len(expected)
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert json.dumps(again) == json.dumps(history)
+    assert [(c.step, c.layer) for c in made] == [(10, "net/a")]
+
+
+class Fails(tfmp.layers.Dense):
+    """Cannot be changed once it is armed."""
+
+    armed = False
+
+    def update_float8(self):
+        super().update_float8()
+        if self.armed:
+            raise MemoryError("no room")
+
+
+class FailsLate(tfmp.optimizers.LossScaleOptimizer):
+    """Fails when everything else is changed."""
+
+    armed = False
+
+    def rebuild(self, var_list):
+        super().rebuild(var_list)
+        if self.armed:
+            self.armed = False
+            raise MemoryError("no room")
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
+def test_a_fault_half_way_changes_nothing(late):
+    optimizer = FailsLate("adam") if late else "adam"
+    last = Fails(WIDTH, name="last", dtype="float32")
+    model = keras.Sequential(
+        [
+            keras.Input([WIDTH]),
+            keras.layers.Dense(WIDTH, name="first"),
+            tfmp.layers.Dense(WIDTH, name="second", dtype="mixed_float8"),
+            last,
+        ],
+        name="net",
+    )
+    model.compile(optimizer, "mse", run_eagerly=True)
+    fit(model, epochs=1)
+    before, structure = named(model), Structure(model)
+    kinds = [type(layer) for layer in model.layers]
+    (model.optimizer if late else last).armed = True
+    names = [v.path for v in model.variables]
+    wanted = {
+        "net/first": Wanted(FP8, ""),
+        "net/second": Wanted(BF16, ""),
+        "net/last": Wanted(FP8, ""),
+    }
+    with pytest.raises(MemoryError):
+        switch(model, wanted)
+    assert structure.is_present and kept(before, named(model))
+    assert before.keys() == named(model).keys()
+    assert [type(layer) for layer in model.layers] == kinds
+    assert [v.path for v in model.variables] == names
+    last.armed = False
+    fit(model, epochs=1)
+    switch(model, wanted)
+    assert not structure.is_present
+    fit(model, epochs=1)
+
+
+def test_a_snapshot_goes_back_over_a_change():
+    model = make(run_eagerly=True)
+    fit(model, epochs=1)
+    before, snapshot = named(model), Snapshot(model)
+    switch(model, {"net/a": Wanted(FP8, ""), "net/b": Wanted(BF16, "")})
+    fit(model, epochs=1)
+    assert isinstance(model.optimizer, tfmp.optimizers.LossScaleOptimizer)
+    snapshot.restore()
+    assert named(model).keys() == before.keys() and kept(before, named(model))
+    assert {p.name for p in present(model).values()} == {"float32"}
+    fit(model, epochs=1)
+
+
+def test_the_monitor_follows():
+    """What left FP8 is in no sample, what came back is."""
+    model = make(run_eagerly=True)
+    monitor = ScaleMonitor(every=STEPS)
+    schedule = {0: FP8, 1: {"net/a": BF16}, 2: {"net/a": FP8}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        fit(model, PrecisionScheduler(schedule), monitor, epochs=3)
+    names = "net/a/inputs/amax", "net/a/inputs/sqnr", "net/b/inputs/sqnr"
+    seen = [[name in sample for name in names] for sample in monitor.samples]
+    assert seen == [[True] * 3, [False, False, True], [True] * 3]
+
+
+def test_what_is_in_force_is_not_changed_again():
+    model = make(run_eagerly=True)
+    scheduler = PrecisionScheduler([(0, "mixed_bfloat16"), (1, BF16)])
+    functions = []
+    look = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda *_: functions.append(model.train_function)
+    )
+    fit(model, scheduler, look, epochs=2)
+    fit(model, scheduler, look, epochs=2)
+    assert functions[0] is functions[1]
+    assert {change.epoch for change in scheduler.changes} == {0}
+
+
+def test_a_function_follows_the_learning_rate():
+    model = make(keras.optimizers.SGD(1.0), run_eagerly=True)
+    asked = []
+
+    def schedule(epoch, current):
+        asked.append(current["net/a"])
+        rate = float(model.optimizer.learning_rate)
+        return {"net/a": "mixed_float8" if rate > 0.2 else "mixed_bfloat16"}
+
+    decay = keras.callbacks.LearningRateScheduler(lambda _, rate: rate / 2)
+    fit(model, decay, PrecisionScheduler(schedule))
+    assert asked == ["float32", *["mixed_float8"] * 2, "mixed_bfloat16"]
+
+
+@pytest.mark.parametrize(
+    "precision",
+    [
+        "mixed_float8",
+        tfmp.Policy("mixed_float8", "current"),
+        {"name": "mixed_float8", "recipe": "current"},
+        keras.dtype_policies.serialize(BF16),
+        {"head|a": "float32"},
+        {"policies": {"a": "float32"}, "default": "mixed_bfloat16"},
+        tfmp.PrecisionMap({"a": "mixed_float8"}),
+    ],
+    ids=str,
+)
+def test_precisions_as_users_write_them(precision):
+    plan = precisions.checked("schedule[0]", precision)
+    decided = plan.decisions(make(), "net")
+    assert "net/a" in decided
+
+
+@pytest.mark.parametrize(
+    ("schedule", "unit", "error", "said"),
+    [
+        ({}, "epoch", ValueError, "`schedule` must be"),
+        ("mixed_float8", "epoch", TypeError, "`schedule` must be"),
+        ([(0, "float32", 1)], "epoch", TypeError, "`schedule` must be"),
+        ({-1: "float32"}, "epoch", ValueError, "a time of `schedule`"),
+        ({0.5: "float32"}, "epoch", TypeError, "a time of `schedule`"),
+        ([(1, "float32"), (1, BF16)], "epoch", ValueError, "each time once"),
+        ({3: "float9"}, "epoch", ValueError, r"`schedule\[3\]` must be"),
+        ({3: "bfloat16"}, "epoch", ValueError, "float32 variables"),
+        ({3: {"a": "float16"}}, "epoch", ValueError, "float32 variables"),
+        ({3: {"(": "float32"}}, "epoch", ValueError, "regular expression"),
+        ({0: "float32"}, "week", ValueError, "`unit` must be"),
+        (lambda *_: None, "step", ValueError, "`unit` must be"),
+    ],
+)
+def test_the_whole_schedule_is_checked_at_once(schedule, unit, error, said):
+    with pytest.raises(error, match=said):
+        PrecisionScheduler(schedule, unit)
+
+
+def test_misspelt_paths_are_found_before_training():
+    model = make(run_eagerly=True)
+    scheduler = PrecisionScheduler({50: {"haed": "float32"}})
+    with pytest.raises(ValueError, match=r"`schedule\[50\]` must name"):
+        fit(model, scheduler)
+    assert not int(model.optimizer.iterations)
+
+
+def test_notes_of_another_model_are_left_alone():
+    model, other = make(), keras.Sequential([keras.Input([2])])
+    before = present(other)
+    switch(model, {"net/a": Wanted(FP8, "")})
+    found = json.loads(json.dumps(notes.precision_of(model)))
+    notes.put_in_force(other, found)
+    notes.put_in_force(model, None)
+    assert present(other) == before and present(model)["net/a"] == FP8
+    again = make()
+    notes.put_in_force(again, found)
+    assert present(again)["net/a"] == FP8
+
+
+def test_changes_are_plain_and_told_together(caplog):
+    words = (8, 1, "scheduled"), ("mixed_float8", "float32", "by plan")
+    made = [Change(*words[0], f"net/{i}", *words[1]) for i in range(6)]
+    assert json.loads(json.dumps(made[0].to_dict()))["layer"] == "net/0"
+    with caplog.at_level("INFO", "tfmp"):
+        changes.tell(made)
+    [line] = caplog.messages
+    assert line == (
+        "step 8: net/0, net/1, net/2, net/3 and 2 more from mixed_float8 to "
+        "float32: by plan"
+    )
+    with pytest.warns(RuntimeWarning, match="up from"):
+        changes.tell([Change(1, 0, "up", "a", "x", "y", "z")])
+    with pytest.raises(ValueError, match="`kind` must be"):
+        Change(1, 0, "sideways", "a", "x", "y", "z")
+
+
+def on_replicas():
+    """Trains over changes on two logical CPUs; prints what went wrong."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    both = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, both)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = make(scaled(initial_scale=4.0, dynamic=False))
+    before, after = Watch(), Watch()
+    fit(model, before, PrecisionScheduler(THERE_AND_BACK), after, epochs=3)
+    seen = zip(before.seen, after.seen, strict=True)
+    amax = [v for v in model.variables if is_amax(v)]
+    copies = [[p.numpy() for p in replicas.parts(model, v)] for v in amax]
+    snapshot, then = Snapshot(model, 2), named(model)
+    switch(model, {"net/b": Wanted(BF16, "")})
+    for variable in model.trainable_variables:
+        variable.assign(variable + 1)
+    changed = not kept(then, named(model))
+    snapshot.restore(2)
+    found = {
+        "kept": [kept(*pair) for pair in seen],
+        "copies": [len(each) for each in copies],
+        "alike": all(np.array_equal(*each) for each in copies),
+        "restored": changed and kept(then, named(model)),
+        "steps": int(model.optimizer.iterations.numpy()),
+    }
+    sys.stdout.write(json.dumps(found))
+
+
+def test_on_replicas():
+    root = pathlib.Path(__file__).resolve().parent.parent
+    program = "import test_precision_scheduler as t; t.on_replicas()"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=root / "tests",
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "kept": [True] * 3,
+        "copies": [2],
+        "alike": True,
+        "restored": True,
+        "steps": 3 * STEPS,
+    }

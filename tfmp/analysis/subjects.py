@@ -1,0 +1,116 @@
+"""The layers of a model whose precision makes a difference."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from tfmp import internals
+from tfmp.analysis.candidates import Candidate
+from tfmp.conversion.defaults import PRODUCT, default_of
+from tfmp.conversion.products import (
+    ATTENTION,
+    Sizes,
+    not_in_float8,
+    products_of,
+)
+from tfmp.conversion.records import flatten, stock_class, sublayers
+from tfmp.cost_model import Product
+from tfmp.layers import classes
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A layer with products, and all that gets its precision with it.
+
+    Attributes:
+        path: of the layer.
+        layer: the layer.
+        shapes: of its inputs, at the sizes asked for.
+        products: of its forward pass, at these sizes.
+        members: the layer, and those inside that are no subjects.
+        has_roles: whether it is one product of an input and a kernel.
+    """
+
+    path: str
+    layer: keras.Layer
+    shapes: tuple[tuple[int, ...], ...]
+    products: tuple[Product, ...]
+    members: tuple[keras.Layer, ...]
+    has_roles: bool
+
+    @property
+    def calls(self) -> int:
+        """How often a functional model calls the layer; else 1."""
+        return internals.calls(self.layer)
+
+    @property
+    def kernel(self) -> Any:
+        """The variable of the kernel."""
+        return internals.stored_kernel(self.layer)
+
+    def takes(self, candidate: Candidate) -> bool:
+        """Whether a conversion would give the layer this precision."""
+        recipe = candidate.recipe
+        if recipe is None:
+            return True
+        if isinstance(self.layer, ATTENTION):
+            flash = getattr(self.layer, "_flash_attention", False)
+            return bool(recipe.attention) and not flash
+        lost = {} if recipe.emulates else not_in_float8(self.layer)
+        return self.has_roles and "output" not in lost
+
+
+def find(model: keras.Layer, sizes: Sizes) -> tuple[Subject, ...]:
+    """Returns the subjects of a model, in its order."""
+    every = flatten(model)
+    products = {
+        path: products_of(layer, sizes, every.get(path.rpartition("/")[0]))
+        for path, layer in every.items()
+        if _can_change(layer)
+    }
+    chosen = {path: found for path, found in products.items() if found}
+    taken = {id(every[path]) for path in chosen}
+    return tuple(
+        Subject(
+            path,
+            every[path],
+            tuple(_shapes(every[path], sizes)),
+            tuple(found),
+            tuple(_members(every[path], taken)),
+            _has_roles(every[path]),
+        )
+        for path, found in chosen.items()
+    )
+
+
+def _can_change(layer: keras.Layer) -> bool:
+    if getattr(layer, "quantization_mode", None) is not None:
+        return False
+    return keras.backend.is_float_dtype(layer.compute_dtype)
+
+
+def _shapes(layer: keras.Layer, sizes: Sizes) -> Iterator[tuple[int, ...]]:
+    config = layer.get_build_config() or {}
+    shapes = config.get("shapes_dict") or {"input": config.get("input_shape")}
+    for shape in shapes.values():
+        if isinstance(shape, (tuple, list)):
+            yield sizes.fill(shape)
+
+
+def _has_roles(layer: keras.Layer) -> bool:
+    stock = stock_class(layer)
+    own = classes.overridden(stock)
+    lora = getattr(layer, "lora_enabled", False)
+    return default_of(layer) is PRODUCT and not own and not lora
+
+
+def _members(layer: keras.Layer, taken: set[int]) -> list[keras.Layer]:
+    found = [layer]
+    for child in sublayers(layer):
+        if id(child) not in taken and _can_change(child):
+            found += _members(child, taken)
+    return found

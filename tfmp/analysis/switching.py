@@ -1,0 +1,125 @@
+"""Layers in another precision for a while, and then exactly as before.
+
+Of a layer no more is changed than its policy and, for FP8, its class: no
+variable, no state, nothing of the optimizer, no function that is compiled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfmp import internals, policies
+from tfmp.analysis.candidates import rounded
+from tfmp.analysis.variants import WHOLE, Variant
+from tfmp.conversion.records import flatten
+from tfmp.layers import classes, swapping
+
+
+@contextlib.contextmanager
+def under(
+    layers: Iterable[keras.Layer], policy: keras.DTypePolicy
+) -> Iterator[None]:
+    """Gives layers a policy within the block, also if that fails."""
+    before: list[tuple[keras.Layer, type, keras.DTypePolicy]] = []
+    try:
+        for layer in layers:
+            before.append((layer, type(layer), layer.dtype_policy))
+            internals.set_policy(layer, policy)
+            ours = classes.ours_for(type(layer))
+            own = classes.overridden(type(layer))
+            if policies.recipe_of(policy) is not None and ours and not own:
+                layer.__class__ = swapping.combined(ours, type(layer))  # type: ignore[arg-type]
+        yield
+    finally:
+        for layer, cls, policy in reversed(before):
+            layer.__class__ = cls
+            internals.set_policy(layer, policy)
+
+
+def floating(model: keras.Layer) -> list[keras.Layer]:
+    """Returns the layers whose precision is that of the numbers in them."""
+    return [
+        layer
+        for layer in flatten(model).values()
+        if getattr(layer, "quantization_mode", None) is None
+        and not internals.is_preprocessing(layer)
+        and keras.backend.is_float_dtype(layer.compute_dtype)
+    ]
+
+
+def call_lowered(
+    variant: Variant,
+    args: Any,
+    kwargs: Any,
+    seen: Callable[[tf.Tensor, tf.Tensor], None],
+) -> Any:
+    """Calls a layer with a role, or all of it, in a candidate's precision.
+
+    Gradients are those of the layer as it runs then; through a role's tensor
+    they go as if it were not rounded.
+
+    Args:
+        variant: what to lower; around it everything is as it was.
+        args: of the call.
+        kwargs: of the call.
+        seen: is told each tensor of the role, before and after.
+    """
+    subject, candidate, role = variant.subject, variant.candidate, variant.role
+    layer = subject.layer
+    with under(subject.members, candidate.measured_policy):
+        if role == WHOLE:
+            return layer(*args, **kwargs)
+        recipe = candidate.recipe and layer.float8_operators().get("")
+
+    def low(x: tf.Tensor) -> tf.Tensor:
+        result = rounded(x, role, recipe, candidate.dtype)
+        seen(x, result)
+        return result
+
+    if role == "inputs":
+        return layer(_straight_through(args[0], low), *args[1:], **kwargs)
+    if role == "kernel":
+        with internals.uncast():
+            kernel = tf.convert_to_tensor(subject.kernel)
+        mapping = [(subject.kernel, _straight_through(kernel, low))]
+        with keras.StatelessScope(mapping):
+            return layer(*args, **kwargs)
+    with _activation(layer, lambda x: _with_gradient(x, low)):
+        return layer(*args, **kwargs)
+
+
+def _straight_through(x: Any, low: Callable[[Any], Any]) -> tf.Tensor:
+    # Not x + (low(x) - x), which rounds again.
+    @tf.custom_gradient
+    def round_to(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        return low(x), lambda upstream: upstream
+
+    return round_to(x)
+
+
+def _with_gradient(x: Any, low: Callable[[Any], Any]) -> tf.Tensor:
+    @tf.custom_gradient
+    def keep(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        return tf.identity(x), low
+
+    return keep(x)
+
+
+@contextlib.contextmanager
+def _activation(layer: Any, before: Callable[[Any], Any]) -> Iterator[None]:
+    """Puts a function before a layer's activation."""
+    known = layer.activation
+
+    def both(x: Any) -> Any:
+        return before(x) if known is None else known(before(x))
+
+    vars(layer)["activation"] = both
+    try:
+        yield
+    finally:
+        vars(layer)["activation"] = known

@@ -1,0 +1,293 @@
+"""`AdaptivePrecision`: each layer in the lowest precision it trains well in."""
+
+from __future__ import annotations
+
+import collections
+import os
+import warnings
+from typing import Any
+
+import keras
+
+from tfmp import checks
+from tfmp.callbacks.good_states import GoodStates
+from tfmp.callbacks.ladders import Ladder, Moves, checked_ladder
+from tfmp.callbacks.quiet_log import QuietLog
+from tfmp.callbacks.shadows import ShadowSampler
+from tfmp.conversion.report import Report
+from tfmp.monitoring.sample_log import Sample
+from tfmp.monitoring.step_count import StepCount
+from tfmp.switching import precisions
+from tfmp.switching.changes import Change, sentences, tell
+from tfmp.switching.hysteresis import (
+    DOWN_BOUNDS,
+    UP_BOUNDS,
+    PrecisionBounds,
+    Rule,
+)
+from tfmp.switching.loss_watch import LossWatch
+
+MAX_SAMPLES = 4096
+LADDER = ("mixed_float8", "mixed_bfloat16", "float32")
+
+
+class AdaptivePrecision(keras.callbacks.Callback):
+    """Moves each layer up and down a ladder of precisions while it trains.
+
+    Every `every` steps one is measured, as `ScaleMonitor` does it: of a layer
+    in FP8 what quantization did to its tensors, of one in more bits what FP8
+    would have done to them.  Then, layer by layer,
+
+        up      out of the bounds `up` in `patience` observations in a row
+        down    within the bounds `down`, one precision below, in
+                quiet * 2**max(0, ups - 1) observations in a row
+
+    with `ups` the times that the layer went up before: each fall-back doubles
+    the wait.  It changes `max_changes` times at most, and comes down only if
+    it could go up again.  `PrecisionBounds` says when a tensor is out.
+
+    The loss is watched at each step.  It is in trouble if it is not finite,
+    or twice in a row above
+
+        bound = median + spike * max(1.4826 * MAD, 0.05 * abs(median))
+
+    of its last `window` values.  Then the training goes back to its last good
+    state, bit for bit: all variables, optimizer, loss scale, FP8 windows,
+    seeds and metrics.  A finite loss has one step more measured before: the
+    layers go up that are in FP8 and out of `up` in it, or of `down`; if there
+    are none, all of the lowest precision.  The batches go on.  A state is
+    kept in the memory of the host every `keep_every` steps, and is good once
+    another was kept without trouble between.  If no layer can go up, the
+    precision is not at fault: it is said, and nothing is done.
+
+    What is kept across a change is in `PrecisionScheduler`, which decides by
+    time and is not for the same layers.  Each change traces the step once,
+    and once more when it is next measured.  In a measured step, layers that
+    are not in FP8 may round bfloat16 at other places, as TensorFlow fuses
+    less of it; all other steps run as they would without this callback.
+
+    The layers are those that `tfmp.convert` can have in FP8, if they have a
+    policy of the ladder when training begins.  Nothing is changed then.
+    Scores and values of attention stay with their layer's policy.  After a
+    restart by `BackupAndRestore`, precision is as it was, and counts begin
+    anew.
+
+    Args:
+        ladder: policies from low to high.
+        layers: a list of patterns of paths, read as in `PrecisionMap`; None
+            for all.
+        every: steps between two observations, 1 or more.
+        up: a `PrecisionBounds`; by default 0.25, 0.05 and 10 dB.
+        down: a tighter one; by default 0.05, 0.01 and 20 dB.
+        patience: observations out of bounds, 1 or more.
+        quiet: observations within bounds, 1 or more.
+        max_changes: of one layer, 0 or more.
+        spike: how far a loss may be off, in standard deviations of a normal
+            one, 1 or more.
+        window: losses to look back on, 8 or more.
+        keep_every: steps between two states that are kept, 1 or more.
+        log_dir: a local folder of its own for what `ScaleMonitor` writes
+            there, with the changes among the findings, so that
+            `tfmp report` shows them; None for no files.
+        elements: how many elements of each tensor are looked at, about.
+
+    Attributes:
+        changes: every `Change` so far.
+        samples: what was observed, as of `ScaleMonitor`, with
+            `<layer path>/bits` and `float8_share`, of the FLOPs.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if a number is out of its range, `ladder` does not rise,
+            or `down` is looser than `up`; by `fit`, before it trains, if no
+            layer has a policy of the ladder.
+
+    >>> from tfmp import layers
+    >>> layer = layers.Dense(2, dtype="mixed_float8", name="head")
+    >>> model = keras.Sequential([keras.Input([4]), layer], name="net")
+    >>> model.compile("sgd", "mse")
+    >>> x, y = keras.ops.ones([6, 4]), keras.ops.ones([6, 2])
+    >>> adaptive = AdaptivePrecision(every=2)
+    >>> history = model.fit(x, y, 1, verbose=0, callbacks=[adaptive])
+    >>> adaptive.changes, adaptive.samples[-1]["net/head/bits"]
+    ([], 8)
+    """
+
+    def __init__(
+        self,
+        ladder: Any = LADDER,
+        layers: Any = None,
+        every: int = 16,
+        up: PrecisionBounds = UP_BOUNDS,
+        down: PrecisionBounds = DOWN_BOUNDS,
+        patience: int = 2,
+        quiet: int = 16,
+        max_changes: int = 6,
+        spike: float = 10.0,
+        window: int = 64,
+        keep_every: int = 256,
+        log_dir: str | os.PathLike[str] | None = None,
+        elements: int | None = 2**14,
+    ) -> None:
+        super().__init__()
+        self.ladder = checked_ladder(ladder)
+        self._patterns = _checked_patterns(layers)
+        self.every = checks.integer("every", every, 1)
+        self.rule = Rule(up, down, patience, quiet, max_changes)
+        self._watched = (
+            checks.number("spike", spike, 1.0, 1e6),
+            checks.integer("window", window, 8),
+        )
+        self.keep_every = checks.integer("keep_every", keep_every, 1)
+        self.log_dir = (
+            None if log_dir is None else checks.path("log_dir", log_dir)
+        )
+        if elements is not None:
+            checks.integer("elements", elements, 1)
+        self._elements = elements
+        self.changes: list[Change] = []
+        self._samples: collections.deque[Sample] = collections.deque(
+            maxlen=MAX_SAMPLES
+        )
+        self._of: keras.Model | None = None
+        self._log: QuietLog | None = None
+
+    @property
+    def samples(self) -> list[dict[str, float]]:
+        """The newest 4096 samples, as of `ScaleMonitor`."""
+        return [sample.record() for sample in self._samples]
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Looks at the model, and opens the files."""
+        if self._of is not self.model:
+            self._begin_with(self.model)
+        self._wrong, self._gave_up = "", False
+        if self._log is not None:
+            self._log.close()
+        self._log = QuietLog(self.log_dir, self.model, self.every)
+
+    def _begin_with(self, model: keras.Model) -> None:
+        self._of = model
+        self._layers = Ladder(model, self.ladder, self.rule, self._patterns)
+        self._sampler = ShadowSampler(model, self._elements)
+        self._count = StepCount(self.every)
+        self._loss = LossWatch(*self._watched)
+        self._states = GoodStates(model)
+        self._look_at_layers()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Starts counting where the last epoch, or the optimizer, is."""
+        batches = (self.params or {}).get("steps")
+        self._count.begin_epoch(epoch, self.model.optimizer, batches)
+        self._loss.begin_epoch()
+        self._layers.follow()
+        self._look_at_layers()
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Has the execution measured if it is one to measure."""
+        if self._states.is_empty and self.model.optimizer.built:
+            self._keep()
+        batches = self.model.steps_per_execution
+        if self._count.begin_execution(batch, batches) or self._wrong:
+            self._sampler.arm()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Looks at the loss, and if it is time at the layers."""
+        before = self._count.step
+        due = self._count.end_execution(batch)
+        step, wrong = self._count.step, self._look_at_loss(logs, before)
+        if self._wrong or (wrong and not self._loss.is_finite):
+            self._recover(self._wrong or wrong, logs)
+        elif wrong:
+            self._wrong = wrong  # the next step is measured
+        elif due:
+            self._observe(logs)
+        if self._loss.is_calm:
+            if before // self.keep_every < step // self.keep_every:
+                self._keep()
+
+    def _look_at_loss(self, logs: Any, before: int) -> str:
+        if not logs or "loss" not in logs:
+            return ""
+        return self._loss.look(float(logs["loss"]), self._count.step - before)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Closes the files, and gives the model its own step back."""
+        if self._log is not None:
+            self._log.close()
+        self._sampler.stop()
+
+    def _keep(self) -> None:
+        self._states.keep(self._count.step, self._count.epoch, self._loss)
+
+    def _observe(self, logs: Any) -> None:
+        sample = self._sampler.take(self._count, logs)
+        moves = self._layers.observe(sample.measured)
+        self._record(sample, self._move(moves))
+
+    def _recover(self, wrong: str, logs: Any) -> None:
+        """Goes back to the good state, and up."""
+        sample = self._sampler.take(self._count, logs)
+        measured = sample.measured if self._wrong else {}
+        suspects, self._wrong = self._layers.suspects(measured), ""
+        if not suspects:
+            self._give_up(wrong)
+            return
+        good = self._states.go_back(self._count.epoch, self._loss)
+        back = f"; back to step {good.step}" if good else ""
+        change = self._change("rollback", "", "", "", wrong + back)
+        moves = self._layers.raised(suspects, wrong)
+        self._record(sample, [change, *self._move(moves)])
+
+    def _move(self, moves: Moves) -> list[Change]:
+        """Gives layers the places that they are to have."""
+        made = [self._change(*words) for words in self._layers.move(moves)]
+        if moves:
+            self._look_at_layers()
+        return made
+
+    def _change(self, kind: str, *words: str) -> Change:
+        return Change(self._count.step, self._count.epoch, kind, *words)
+
+    def _look_at_layers(self) -> None:
+        self._state: dict[str, float] = {
+            f"{path}/bits": precisions.bits(self._layers.policy(path))
+            for path in self._layers.rungs
+        }
+        self._state["float8_share"] = Report(self.model).float8_share
+        self._sampler.shadows = self._layers.shadows()
+
+    def _record(self, sample: Sample, made: list[Change]) -> None:
+        """Adds a sample and the changes after it to what is known of both."""
+        self.changes += made
+        sample = sample._replace(
+            state={**sample.state, **self._state},
+            findings=tuple(sentences(made)),
+        )
+        self._samples.append(sample)
+        if self._log is not None:
+            self._log.write(sample)
+        if made:
+            tell(made)
+
+    def _give_up(self, wrong: str) -> None:
+        """Says, once a `fit`, that there is trouble of another kind."""
+        if not self._gave_up:
+            self._gave_up = True
+            warnings.warn(
+                f"step {self._count.step}: {wrong}, and no layer can go up: "
+                "the precision is not at fault",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def _checked_patterns(layers: Any) -> list[str] | None:
+    if layers is None:
+        return None
+    said = "a list of patterns of paths, or None"
+    given = checks.sequence("layers", layers, str, said)
+    if not given:
+        raise ValueError(f"`layers` must be {said}. Received: {layers!r}")
+    precisions.checked("layers", dict.fromkeys(given, "float32"))
+    return given

@@ -1,0 +1,110 @@
+"""Recipes of products on emulated operands, of any format."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tfmp import checks, formats
+from tfmp.recipes.recipe import PRODUCTS, ROLES, Recipe
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Emulated(Recipe):
+    """Operands with the values of any format, multiplied in float32.
+
+        y  = e(x)  . e(w)       e = tfmp.ops.emulate, along the axes
+        dx = e(dy) . e(w)       that the product sums over
+        dw = e(x)  . e(dy)
+
+    What a training step would give on hardware that has the format, at the
+    speed of float32 and less: it answers what a format costs in accuracy, and
+    never runs in it.  No product counts as FP8, and reports say "emulated".
+
+    A `Format` is scaled by its tensor's own amax, to a power of two, unless it
+    has float32's exponents; blocks have their own scales.  There is no state.
+    An infinity is not clipped, as long as the format has one, or NaN.
+
+    Args:
+        forward: the format of inputs and kernel: a `tfmp.formats` format, its
+            name or dtype; any whose values float32 has.
+        backward: that of gradients; None is `forward`.
+        inputs, kernel, grads: to set the format of one role; `"BFLOAT16"`
+            leaves a bfloat16 tensor as it is.
+        rounding: of inputs and kernel: `"nearest"`, `"toward_zero"` or
+            `"stochastic"`.
+        backward_rounding: of gradients.
+        high_precision: the products whose operands stay in the compute dtype:
+            any of `"output"`, `"input_grad"`, `"kernel_grad"`.
+        attention: whether attention's products of scores and values are
+            emulated too.
+        seed: for `"stochastic"`, an integer from 0 to 2**29.  The random
+            numbers come from it and from the tensor's values: the same tensor
+            is rounded alike, and another step's differently.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if an argument is not allowed.
+
+    Source: OCP Microscaling Formats (MX) Specification 1.0; arXiv 2310.10537,
+    section 3 (which axes have blocks); arXiv 2509.25149, section 4
+    (stochastic rounding of gradients).
+
+    >>> Emulated("MXFP4", "MXFP8_E5M2", backward_rounding="stochastic").grads
+    'MXFP8_E5M2'
+    """
+
+    forward: Any
+    backward: Any = None
+    inputs: Any = None
+    kernel: Any = None
+    grads: Any = None
+    rounding: str = "nearest"
+    backward_rounding: str = "nearest"
+    high_precision: tuple[str, ...] = ()
+    attention: bool = False
+    seed: int = 0
+
+    emulates = True
+
+    def __post_init__(self) -> None:
+        self._set("forward", _known("forward", self.forward))
+        backward = _or(self.backward, self.forward)
+        self._set("backward", _known("backward", backward))
+        usual = self.usual_formats()
+        for role in ROLES:
+            given = _or(getattr(self, role), usual[role])
+            self._set(role, _known(role, given))
+        for name in ("rounding", "backward_rounding"):
+            checks.choice(name, getattr(self, name), formats.ROUNDINGS)
+        products = checks.names("high_precision", self.high_precision, PRODUCTS)
+        self._set("high_precision", products)
+        checks.boolean("attention", self.attention)
+        checks.integer("seed", self.seed, 0, 2**29)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def usual_formats(self) -> dict[str, Any]:
+        """Returns what each field of a format is if it is not given."""
+        forward = dict.fromkeys(("backward", "inputs", "kernel"), self.forward)
+        return forward | {"grads": self.backward}
+
+    def rounding_of(self, role: str) -> str:
+        """Returns how the values of a role are rounded."""
+        checks.choice("role", role, ROLES)
+        return self.backward_rounding if role == "grads" else self.rounding
+
+    def __str__(self) -> str:
+        names = dict.fromkeys(self.format(role).name for role in ROLES)
+        return f"emulated {', '.join(names)}"
+
+
+def _or(value: Any, otherwise: Any) -> Any:
+    return otherwise if value is None else value
+
+
+def _known(name: str, value: Any) -> Any:
+    """Returns the name of a format, or the format if it is one's own."""
+    found = formats.representable(name, value)
+    return formats.serialize(found) if formats.is_known(found) else found

@@ -1,0 +1,131 @@
+"""What every recipe says: the roles, the products, and their formats."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, cast
+
+from tfmp import checks, formats
+
+ROLES = ("inputs", "kernel", "grads")
+OPERANDS = {
+    "output": ("inputs", "kernel"),
+    "input_grad": ("grads", "kernel"),
+    "kernel_grad": ("inputs", "grads"),
+}
+PRODUCTS = tuple(OPERANDS)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Recipe:
+    """What `DelayedScaling`, `CurrentScaling` and `Emulated` share.
+
+    Attributes:
+        emulates: whether the products are emulated: operands with the values
+            of a format, multiplied in float32.  Such a product is not FP8.
+        high_precision: the products that stay in the compute dtype.
+        attention: whether attention's own products run by the recipe too.
+        current: the roles whose scale comes from the tensor itself.
+
+    >>> from tfmp.recipes import Emulated
+    >>> recipe = Emulated("MXFP4", high_precision=("kernel_grad",))
+    >>> [recipe.lowers(p) for p in ("output", "kernel_grad")]
+    [True, False]
+    """
+
+    # With types, these would be the first fields of every recipe.
+    emulates = False
+    high_precision = cast(Any, ())
+    attention = cast(Any, False)
+    current = cast(Any, ROLES)
+
+    def format(self, role: str) -> Any:
+        """Returns the format of `"inputs"`, `"kernel"` or `"grads"`."""
+        return formats.get(getattr(self, checks.choice("role", role, ROLES)))
+
+    def usual_formats(self) -> dict[str, Any]:
+        """Returns the formats of roles that were not given one of their own."""
+        return {}
+
+    def is_delayed(self, role: str) -> bool:
+        """Whether the role's scale comes from earlier steps."""
+        return checks.choice("role", role, ROLES) not in self.current
+
+    def lowers(self, product: str) -> bool:
+        """Whether a product multiplies quantized operands."""
+        checks.choice("product", product, PRODUCTS)
+        return product not in self.high_precision
+
+    def in_float8(self, product: str) -> bool:
+        """Whether a product multiplies FP8 operands; emulated ones do not."""
+        return self.lowers(product) and not self.emulates
+
+    def quantizes(self, role: str) -> bool:
+        """Whether any product has this role as a quantized operand."""
+        checks.choice("role", role, ROLES)
+        return any(
+            role in operands and self.lowers(product)
+            for product, operands in OPERANDS.items()
+        )
+
+    def in_one_format(self) -> Recipe:
+        """Returns the recipe that a convolution can run by."""
+        return self
+
+    def keep_high_precision(self, products: tuple[str, ...]) -> Recipe:
+        """Returns the same recipe with more products in the compute dtype."""
+        added = checks.names("products", products, PRODUCTS)
+        fields: Any = {"high_precision": (*self.high_precision, *added)}
+        return dataclasses.replace(self, **fields)
+
+    def as_current(self) -> Recipe:
+        """Returns the same formats and products with current scaling."""
+        return self
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the fields as JSON-serialisable values."""
+        values = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(type(self))
+        }
+        return {name: _plain(value) for name, value in values.items()}
+
+    @classmethod
+    def from_config(cls, config: Any) -> Recipe:
+        """Rebuilds a recipe from `get_config()`.
+
+        Raises:
+            TypeError: if `config` is not a dictionary.
+            ValueError: if it has a key that is no field, or lacks one that
+                has no default.
+        """
+        fields = dataclasses.fields(cls)
+        known = [field.name for field in fields]
+        needed = {f.name for f in fields if f.default is dataclasses.MISSING}
+        if not isinstance(config, dict):
+            raise TypeError(
+                f"`config` must be a dictionary with keys out of {known}. "
+                f"Received: {config!r}"
+            )
+        if not needed <= config.keys() <= set(known):
+            least = f", {sorted(needed)} among them" if needed else ""
+            raise ValueError(
+                f"`config` must have keys out of {known}{least}. "
+                f"Received: {config!r}"
+            )
+        return cls(**config)
+
+    def __repr__(self) -> str:
+        usual = self.usual_formats()
+        shown = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in dataclasses.fields(type(self))
+            if getattr(self, f.name) != usual.get(f.name, f.default)
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, formats.Format | formats.BlockFormat):
+        return formats.serialize(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,1 @@
+"""Precision that changes while a model trains: planned, whole, undone."""
