@@ -163,9 +163,15 @@ def test_shape_and_dtype_of_a_scale(run, dtype, shape):
 
 @pytest.mark.parametrize("fmt", formats.ALL, ids=lambda f: f.name)
 def test_scale_for_every_format(fmt):
-    for identifier in (fmt, fmt.name, fmt.dtype, tf.as_dtype(fmt.dtype)):
+    for identifier in (fmt, fmt.name, fmt.dtype, np.dtype(fmt.dtype)):
         scale = ops.compute_scale(fmt.max / 2, identifier)
         assert scale.numpy() == 2.0
+
+
+@each_float8
+def test_scale_for_a_dtype_of_tensorflow(target):
+    dtype = tf.as_dtype(target.dtype)
+    assert ops.compute_scale(target.max / 2, dtype).numpy() == 2.0
 
 
 @pytest.mark.parametrize(
@@ -173,7 +179,7 @@ def test_scale_for_every_format(fmt):
     [
         ({"amax": 3}, TypeError, "amax"),
         ({"amax": "3"}, TypeError, "amax"),
-        ({"dtype": "E3M4"}, ValueError, "dtype"),
+        ({"dtype": "E9M9"}, ValueError, "dtype"),
         ({"dtype": None}, TypeError, "dtype"),
         ({"margin": -1}, ValueError, "margin"),
         ({"margin": 17}, ValueError, "margin"),
