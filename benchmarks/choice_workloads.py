@@ -67,9 +67,9 @@ class Task(NamedTuple):
 
 
 def cnn() -> keras.Model:
-    """Residual blocks on 28x28 images, about 0.7 M weights."""
+    """Residual blocks on 28x28 images, 131,000 weights."""
     start = x = keras.Input([28, 28, 1])
-    for stage, width in enumerate((32, 64, 128)):
+    for stage, width in enumerate((16, 32, 64)):
         x = workloads._convolution(x, width, 2 if stage else 1)
         y = layers.ReLU()(workloads._convolution(layers.ReLU()(x), width))
         x = layers.add([x, workloads._convolution(y, width)])

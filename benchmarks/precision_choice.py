@@ -15,11 +15,13 @@ hours on two cores of a CPU.
 
 Time is predicted for an H200 and a batch of `--target_batch`; the training here
 is real, but its speed says nothing about a GPU's.  `--quick` takes a part of
-the data, one epoch and one seed.
+the data, one epoch and one seed.  What is done is written after each seed, and
+`--resume` goes on from there.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import time
@@ -152,7 +154,15 @@ def part(split: Split, task: Task) -> Split:
     )
 
 
-def main() -> None:
+def done(args: Any) -> dict[str, list[dict[str, Any]]]:
+    """Returns the rows of an earlier run, by workload."""
+    if not (args.resume and pathlib.Path(args.out).exists()):
+        return {}
+    workloads = json.loads(pathlib.Path(args.out).read_text())["workloads"]
+    return {name: found["runs"] for name, found in workloads.items()}
+
+
+def arguments() -> Any:
     """The command line."""
     parser = measuring.parser(__doc__, 3)
     parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path("."))
@@ -161,20 +171,28 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=4, help="to analyse")
     parser.add_argument("--target_batch", type=int, default=4096)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--resume", action="store_true", help="what --out has")
     args = parser.parse_args()
     if args.quick:
         args.rounds, args.epochs = 1, 1
-    results: dict[str, Any] = {}
+    return args
+
+
+def main() -> None:
+    """Runs every workload and seed that has not run."""
+    args = arguments()
+    before = done(args)
+    results = {k: {"summary": summary(v), "runs": v} for k, v in before.items()}
     for name in args.workloads.split(","):
         task = choice_workloads.TASKS[name]
         split = task.data(args.data)
         split = part(split, task) if args.quick else split
         print(name, flush=True)
-        rows = []
-        for seed in range(args.rounds):
-            rows += run(task, split, seed, args)
-        results[name] = {"summary": summary(rows), "runs": rows}
-        measuring.write(args.out, {"workloads": results})
+        rows = before.get(name, [])
+        for seed in sorted(set(range(args.rounds)) - {r["seed"] for r in rows}):
+            rows = rows + run(task, split, seed, args)
+            results[name] = {"summary": summary(rows), "runs": rows}
+            measuring.write(args.out, {"workloads": results})
         for choice, row in results[name]["summary"].items():
             print(
                 f"  {choice:50}{row['test_loss']:.5f} ± {row['deviation']:.5f}"
