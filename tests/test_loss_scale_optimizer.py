@@ -334,6 +334,21 @@ def test_a_model_that_fit_builds(mode):
     )
 
 
+@pytest.mark.parametrize("mode", ["graph", "jit"])
+@pytest.mark.parametrize(
+    ("make", "traces"),
+    [(optimizers.LossScaleOptimizer, 2), (LossScaleOptimizer, 1)],
+)
+def test_the_first_step_is_traced_once(mode, make, traces):
+    model, traced = make_model("mixed_bfloat16"), []
+    own = model.train_step
+    model.train_step = lambda batch: traced.append(batch) or own(batch)
+    model.compile(make(optimizers.Adam()), "mse", **FIT[mode])
+    model.fit(*data(), 8, verbose=0)
+    assert len(traced) == traces
+    assert model.optimizer.inner_optimizer.iterations.numpy() == 4
+
+
 def make_inner(name: str) -> optimizers.Optimizer:
     if name != "MultiOptimizer":
         return CLASSES[name](learning_rate=0.01)

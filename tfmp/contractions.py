@@ -116,8 +116,15 @@ def _compiled(
         program = passes.Program(
             contraction, recipe, training, kernel_dtype, *how
         )
-    compiled = functools.partial(tf.function, autograph=False, jit_compile=True)
-    return compiled(program.forward), compiled(program.backward)
+    return _on_xla(program.forward), _on_xla(program.backward)
+
+
+def _on_xla(method: Callable) -> Callable:
+    # TensorFlow counts the traces of a method over all its objects, and would
+    # warn of a function that is traced too often; those of a partial alone.
+    own = functools.partial(method)
+    vars(own)["__name__"] = method.__name__
+    return tf.function(own, autograph=False, jit_compile=True)
 
 
 def _identity(x: tf.Tensor | None) -> tf.Tensor | None:

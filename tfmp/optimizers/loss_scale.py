@@ -15,6 +15,7 @@ from tfmp.layers.state import is_amax
 from tfmp.optimizers import arguments, lost_updates, saved_state
 from tfmp.optimizers.amax_history import AmaxHistory
 from tfmp.optimizers.gradients import fault
+from tfmp.optimizers.lifting import lifted
 from tfmp.optimizers.scale_rule import ScaleRule, ScaleState
 
 STATISTICS = (
@@ -215,7 +216,10 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         """
         if self._amax is None:
             name = "trainable_variables"
-            self.build(arguments.checked_variables(name, trainable_variables))
+            with lifted():
+                self.build(
+                    arguments.checked_variables(name, trainable_variables)
+                )
         known = self._amax.trainable
         pairs = arguments.checked_pairs(grads, trainable_variables, known)
         observed = self._amax.observed([p for p in pairs if is_amax(p[1])])
