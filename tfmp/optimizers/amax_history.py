@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmp import recipes, scaling
+from tfmp import recipes, scaling, stablehlo
 from tfmp.layers.state import is_amax
 
 
@@ -144,6 +144,8 @@ class AmaxHistory:
         steps = tf.range(self.shape[0])[:, tf.newaxis]
         window = scaling.window_amax(history, steps < self.lengths)
         values = tf.stack([tf.convert_to_tensor(v) for v in self.variables])
+        # All are read before one is written: else XLA copies each of them.
+        values = stablehlo.fence(values)
         scaled = tf.minimum(values * by_role, tf.float32.max)
         values = tf.where(window > 0, window, scaled)
         self.history.assign(history)
