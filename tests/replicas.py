@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import pathlib
 import socket
-import subprocess
 import sys
 from typing import Any
 
+import forked
 import numpy as np
 
-ROWS, WIDTH, SECONDS = 16, 8, 300
+ROWS, WIDTH = 16, 8
 # Rows in replicas 0, 1, 2 and 3 of four, or 0, 0, 1 and 1 of two.
 EACH = (1, 5, 9, 13)
 # The largest value of a step, and where it stands.
@@ -57,29 +55,23 @@ def data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return tuple(each.reshape(-1, each.shape[-1]) for each in (x, y, poison))
 
 
-def _start(arguments: tuple[Any, ...], **variables: str) -> subprocess.Popen:
-    root = pathlib.Path(__file__).resolve().parent.parent
-    path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        [sys.executable, __file__, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": path, **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def _start(arguments: tuple[Any, ...], **variables: str) -> forked.Program:
+    path = (forked.ROOT, forked.ROOT / "tests")
+    program = "import replicas; replicas.main()"
+    return forked.Program(program, *map(str, arguments), path=path, **variables)
 
 
-def _results(processes: list[subprocess.Popen]) -> list[dict[str, Any]]:
+def _results(processes: list[forked.Program]) -> list[dict[str, Any]]:
     """Waits for all; what hangs is killed."""
     try:
-        texts = [each.communicate(timeout=SECONDS) for each in processes]
+        ended = [each.wait() for each in processes]
     finally:
         for each in processes:
             each.kill()
-    for each, (_, errors) in zip(processes, texts, strict=True):
+    for each in ended:
         if each.returncode:
-            raise RuntimeError(errors[-8000:])
-    return [json.loads(output.splitlines()[-1]) for output, _ in texts]
+            raise RuntimeError(each.stderr[-8000:])
+    return [json.loads(each.stdout.splitlines()[-1]) for each in ended]
 
 
 @functools.cache

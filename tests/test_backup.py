@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pathlib
 import subprocess
@@ -119,6 +120,16 @@ def start_again(model, initial):
     model.optimizer.learning_rate = 0.01
     model.reset_metrics()
     return model
+
+
+@pytest.fixture(autouse=True)
+def free_iterators():
+    """Frees, while they are young, those of a `fit` that was cut off.
+
+    To free one may wait for its tuner, which sleeps as long as it has lived.
+    """
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

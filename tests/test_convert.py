@@ -2,11 +2,9 @@
 
 import functools
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
+import forked
 import keras
 import models
 import numpy as np
@@ -342,13 +340,7 @@ def test_weights_of_a_16_bit_model_are_kept():
 def new_process(code, folder):
     """Returns what a program prints that runs on its own."""
     root = pathlib.Path(models.__file__).parent.parent
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": f"{root}:{root}/tests"},
-        capture_output=True,
-        text=True,
-    )
+    found = forked.run(code, folder=folder, path=(root, root / "tests"))
     assert found.returncode == 0, found.stderr[-3000:]
     return found.stdout
 

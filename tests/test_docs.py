@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import os
 import pathlib
 import re
 import shlex
 import subprocess
-import sys
 import types
 from typing import NamedTuple
 
+import forked
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -30,7 +29,6 @@ GUIDES = sorted(
     path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/guides/*.md")
 )
 MARKS = ("no-run", "continues")
-SECONDS = 180
 COMMAND = "import sys, tfmp_command; sys.exit(tfmp_command.main())"
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 MODULES = sorted(
@@ -104,17 +102,7 @@ def read(name: str) -> str:
 def run(
     program: str, folder: pathlib.Path, *arguments: str
 ) -> subprocess.CompletedProcess:
-    before = os.environ.get("PYTHONPATH", "")
-    path = os.pathsep.join(filter(None, [str(ROOT), before]))
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, "MPLBACKEND": "agg"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SECONDS,
-    )
+    return forked.run(program, *arguments, folder=folder, MPLBACKEND="agg")
 
 
 def prints(said: str, printed: str) -> bool:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
+import forked
 import keras
 import numpy as np
 import oracles
@@ -301,16 +298,7 @@ print(json.dumps(seen))
 
 
 def test_replicas_leave_all_averages_alone():
-    root = pathlib.Path(__file__).resolve().parent.parent
-    path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
-    run = subprocess.run(
-        [sys.executable, "-c", REPLICAS],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    run = forked.run(REPLICAS)
     assert run.returncode == 0, run.stderr
     start, good, first, second, end = json.loads(run.stdout.splitlines()[-1])
     assert good == first == second

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import pathlib
-import subprocess
 import sys
 import warnings
 
+import forked
 import keras
 import numpy as np
 import pytest
@@ -443,16 +441,9 @@ def on_replicas():
 
 
 def test_on_replicas():
-    root = pathlib.Path(__file__).resolve().parent.parent
     program = "import test_precision_scheduler as t; t.on_replicas()"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=root / "tests",
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    path = (forked.ROOT, forked.ROOT / "tests")
+    done = forked.run(program, path=path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == {
         "kept": [True] * 3,

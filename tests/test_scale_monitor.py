@@ -5,11 +5,10 @@ import math
 import os
 import pathlib
 import resource
-import subprocess
-import sys
 import types
 import warnings
 
+import forked
 import keras
 import numpy as np
 import pytest
@@ -634,14 +633,7 @@ assert sum(counts) == 4 * 8, counts
 
 
 def test_two_replicas(tmp_path):
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    done = subprocess.run(
-        [sys.executable, "-c", MIRRORED, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=180,
-    )
+    path = (ROOT, ROOT / "tests")
+    done = forked.run(MIRRORED, str(tmp_path), path=path)
     assert done.returncode == 0, done.stderr[-4000:]
     assert [line["step"] for line in read_lines(tmp_path)] == [2, 4, 5]

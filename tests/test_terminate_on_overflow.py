@@ -1,11 +1,9 @@
 """tfmp.callbacks.TerminateOnOverflow, in real training."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
+import forked
 import keras
 import numpy as np
 import pytest
@@ -267,13 +265,9 @@ def mirrored():
 
 def test_mirrored_strategy():
     program = "import json; from test_terminate_on_overflow import mirrored; "
-    result = subprocess.run(
-        [sys.executable, "-c", program + "print(json.dumps(mirrored()))"],
-        cwd=ROOT / "tests",
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
+    result = forked.run(
+        program + "print(json.dumps(mirrored()))",
+        path=(ROOT, ROOT / "tests"),
     )
     assert result.returncode == 0, result.stderr[-3000:]
     text, restored = json.loads(result.stdout.splitlines()[-1])
