@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 import tfmp
-from tfmp import checkpoints, replicas
+from tfmp import changes, checkpoints, replicas
 from tfmp.callbacks import (
     BackupAndRestore,
     Change,
@@ -23,7 +23,7 @@ from tfmp.callbacks import (
     ScaleMonitor,
 )
 from tfmp.layers.state import is_amax
-from tfmp.switching import changes, notes, precisions
+from tfmp.switching import notes, precisions
 from tfmp.switching.snapshot import Snapshot
 from tfmp.switching.structure import Structure
 from tfmp.switching.switch import Wanted, present, switch

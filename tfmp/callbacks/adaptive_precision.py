@@ -14,11 +14,11 @@ from tfmp.callbacks.good_states import GoodStates
 from tfmp.callbacks.ladders import Ladder, Moves, checked_ladder
 from tfmp.callbacks.quiet_log import QuietLog
 from tfmp.callbacks.shadows import ShadowSampler
+from tfmp.changes import Change, sentences, tell
 from tfmp.conversion.report import Report
 from tfmp.monitoring.sample_log import Sample
 from tfmp.monitoring.step_count import StepCount
 from tfmp.switching import precisions
-from tfmp.switching.changes import Change, sentences, tell
 from tfmp.switching.hysteresis import (
     DOWN_BOUNDS,
     UP_BOUNDS,

@@ -8,11 +8,11 @@ from typing import Any
 import keras
 
 from tfmp import checks
+from tfmp.changes import Change, tell
 from tfmp.conversion.plan import Conversion
 from tfmp.conversion.records import flatten
 from tfmp.monitoring.step_count import StepCount
 from tfmp.switching import precisions
-from tfmp.switching.changes import Change, tell
 from tfmp.switching.switch import Wanted, news, present, switch
 
 UNITS = ("epoch", "step")
