@@ -5,13 +5,17 @@ from __future__ import annotations
 import collections
 import math
 import os
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
-from tfmp import checks
+from tfmp import checks, internals
+from tfmp.callbacks.kept import Kept
+from tfmp.callbacks.new_changes import NewChanges
+from tfmp.monitoring.history import append
 from tfmp.monitoring.operators import describe
 from tfmp.monitoring.sample_log import FAULTS, Sample, SampleLog, open_log
 from tfmp.monitoring.sampler import Sampler
@@ -21,7 +25,7 @@ MAX_SAMPLES = 4096
 MAX_TOLD = 5
 
 
-class ScaleMonitor(keras.callbacks.Callback):
+class ScaleMonitor(keras.callbacks.Callback, Kept):
     """Records the loss scale, every FP8 scale, and what quantization costs.
 
     A sample is taken when the step count passes a multiple of `every`, and at
@@ -77,9 +81,10 @@ class ScaleMonitor(keras.callbacks.Callback):
     - `log_dir/scales.jsonl`: a line for each sample, with the same names, the
       `logs` of Keras, the `findings`, and `histograms`: by tensor the lowest
       exponent `floor(log2(abs(x) * scale))` and the counts from there.  null
-      stands for what is not finite.  Lines are appended, whole.
+      stands for what is not finite.  Lines are appended, whole.  `changes`
+      has each `Change` of precision since the line before, by other callbacks.
     - `log_dir/run.json`: the formats of all tensors, and versions.
-    - `log_dir/scales/`: the same for TensorBoard, by step.
+    - `log_dir/scales/`: the same for TensorBoard, by step; changes in words.
 
     What is wrong in two samples in a row is said in a warning, once: a quarter
     of a tensor underflows, a hundredth is clipped and less than 20 dB are left,
@@ -143,6 +148,7 @@ class ScaleMonitor(keras.callbacks.Callback):
         self._sampler: Sampler | None = None
         self._log: SampleLog | None = None
         self._count = StepCount(self.every)
+        self._changes = NewChanges([])
         self._known: dict[str, float] = {}
         self._warned: set[str] = set()
 
@@ -171,6 +177,7 @@ class ScaleMonitor(keras.callbacks.Callback):
         self._warned.discard("write")
         self._close()
         self._log = open_log(self.log_dir)
+        self._changes = NewChanges(internals.callbacks_beside())
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts counting where the last epoch, or the optimizer, is."""
@@ -199,13 +206,29 @@ class ScaleMonitor(keras.callbacks.Callback):
         history = getattr(self.model, "history", None)
         if isinstance(history, keras.callbacks.History) and self._samples:
             values = {**self._known, **self._samples[-1].items()}
-            _append(history.history, values)
+            append(history.history, values)
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Closes the files."""
+        """Writes what other callbacks changed last, and closes the files."""
+        if changes := self._changes.take():
+            at = self._count.step, self._count.epoch, time.time()
+            self._write(lambda log: log.write(Sample(*at, {}, changes=changes)))
         self._close()
         if self._sampler is not None:
             self._sampler.stop()
+
+    def knowledge(self) -> dict[str, Any]:
+        """Returns what a backup keeps: where it is, and what it has told."""
+        measured = self._sampler and self._sampler.knowledge()
+        count, told = self._count.knowledge(), self._changes.told
+        return {"count": count, "told": told, "measured": measured}
+
+    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
+        """Goes on from a backup."""
+        self._count.go_on_from(knowledge["count"])
+        self._changes.go_on_from(knowledge["told"])
+        if self._sampler is not None:
+            self._sampler.go_on_from(knowledge["measured"])
 
     def _sample(self, logs: Any) -> None:
         if self._sampler is None:
@@ -213,6 +236,7 @@ class ScaleMonitor(keras.callbacks.Callback):
         if not self._started:
             self._start(self._sampler)
         sample = self._sampler.take(self._count, logs)
+        sample = sample._replace(changes=self._changes.take())
         self._known.update(sample.measured)
         self._samples.append(sample)
         self._write(lambda log: log.write(sample))
@@ -270,15 +294,3 @@ class ScaleMonitor(keras.callbacks.Callback):
         if key not in self._warned:
             self._warned.add(key)
             warnings.warn(message, RuntimeWarning, stacklevel=2)
-
-
-def _append(history: dict[str, list[Any]], values: dict[str, float]) -> None:
-    """Appends to the lists of all names, NaN to what is not known.
-
-    A name that is new has NaN for the epochs before.
-    """
-    epochs = max((len(history.get(name, [])) for name in values), default=0)
-    for name, value in values.items():
-        own = history.setdefault(name, [])
-        own += [math.nan] * (epochs - len(own))
-        own.append(value)
