@@ -24,7 +24,8 @@ from tfmp.callbacks import (
     ScaleMonitor,
 )
 from tfmp.callbacks.ladder_arguments import checked_ladder
-from tfmp.reporting import logs
+from tfmp.reporting import logs, page
+from tfmp.reporting.analysis import analyse
 from tfmp.switching.hysteresis import DOWN, STAY, UP, Rule, Rung, trouble
 from tfmp.switching.loss_watch import LEAST, LossWatch
 
@@ -151,6 +152,11 @@ def test_the_report_shows_the_changes(planted):
     assert run.values("net/first/bits").min() == 8
     [one, _] = [json.dumps(change.to_dict()) for change in adaptive.changes]
     assert json.loads(one)["kind"] == "up"
+    text = page.render(analyse([folder]), [[]], [])
+    for change in adaptive.changes:
+        words = change.layer, change.before, change.after, change.reason
+        row = [str(change.step), "0", *words]
+        assert "<td>".join(f"{w}</td>" for w in row[1:]) in text
 
 
 @pytest.mark.parametrize("killed", [23, 71])
