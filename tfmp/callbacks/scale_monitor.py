@@ -20,6 +20,7 @@ from tfmp.monitoring.operators import describe
 from tfmp.monitoring.sample_log import FAULTS, Sample, SampleLog, open_log
 from tfmp.monitoring.sampler import Sampler
 from tfmp.monitoring.step_count import StepCount
+from tfmp.monitoring.unmeasured import unmeasured
 
 MAX_SAMPLES = 4096
 MAX_TOLD = 5
@@ -61,7 +62,9 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
     Values of `grads` are those of the gradient of the *scaled* loss.  An amax
     of zero is not observed yet: the scale comes from a prior.  No scale and no
     lag has a role under current scaling, and a frozen layer; no value what is
-    not there, and updates can be lost by variables of 16 bits only.
+    not there, and updates can be lost by variables of 16 bits only.  Emulated
+    layers are in no sample: they keep no scale, and each product rounds its
+    operands along other axes.
 
     Measured steps run another program, in which the operators measure what
     they quantize; Keras traces and compiles it once more, at the first sample.
@@ -246,8 +249,9 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
     def _start(self, sampler: Sampler) -> None:
         """Looks at the model, which may not be built when `fit` begins."""
         self._started = True
-        if not sampler.start():
-            self._warn_without_float8()
+        has_float8 = sampler.start()
+        for message in unmeasured(self.model, has_float8):
+            self._warn("unmeasured", message)
         run = describe(self.model, self.every)
         self._write(lambda log: log.describe(run))
 
@@ -279,15 +283,6 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
             "write",
             f"ScaleMonitor could not write a sample to {str(self.log_dir)!r} "
             f"({fault}). Training goes on; further faults are not reported.",
-        )
-
-    def _warn_without_float8(self) -> None:
-        self._warn(
-            "float8",
-            f"No layer of the model {self.model.name!r} runs in FP8, so that "
-            "ScaleMonitor records the loss scale and skipped steps alone, if "
-            "the optimizer has them. For FP8, use tfmp.layers under the policy "
-            "'mixed_float8', or tfmp.convert.",
         )
 
     def _warn(self, key: str, message: str) -> None:
