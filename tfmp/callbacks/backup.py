@@ -46,7 +46,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     their last bits.
 
     Put it last in the list of callbacks: what the others change at the end of
-    an epoch, or as one begins, is then in the backup.
+    an epoch, or as one begins, is then in the backup, and what they know.
 
     Args:
         backup_dir: a local folder for this run alone.
@@ -109,7 +109,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     def on_train_begin(self, logs: Any = None) -> None:
         """Restores the newest backup that is whole, if there is one."""
         self._forget()
-        self._callbacks = internals.callbacks_beside()
+        self._callbacks = kept.before(self, internals.callbacks_beside())
         internals.start_at(self.model, None)
         there = [p for p in (self._latest, self._previous) if p.exists()]
         if not there:

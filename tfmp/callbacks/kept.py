@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -20,6 +21,23 @@ class Kept(abc.ABC):
     @abc.abstractmethod
     def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
         """Takes back what `knowledge` returned, the model restored before."""
+
+
+def before(last: Any, callbacks: Sequence[Any]) -> list[Any]:
+    """Returns the callbacks before `last`; warns of what those after it keep.
+
+    They begin a `fit` after it, and so cannot take anything back.
+    """
+    place = callbacks.index(last) if last in callbacks else len(callbacks)
+    late = [type(c).__name__ for c in callbacks[place:] if isinstance(c, Kept)]
+    if late:
+        warnings.warn(
+            f"{type(last).__name__} is not the last of the callbacks: after a "
+            f"restart, {', '.join(late)} will begin anew",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return list(callbacks[:place])
 
 
 def gather(callbacks: Iterable[Any]) -> dict[str, dict[str, Any]]:
