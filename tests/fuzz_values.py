@@ -296,7 +296,7 @@ NEAR: dict[str, st.SearchStrategy[Value]] = {
     **dict.fromkeys(("exponent_bits", "mantissa_bits", "bias"), INTEGERS),
     **dict.fromkeys(("block_size", "code", "seed"), INTEGERS),
     "specials": names("ieee", "fn", "fnuz", "none"),
-    "scale_rounding": names("floor", "ceil", "rceil", "nearest"),
+    "scale_rounding": names("floor", "ceil", "rceil", "even", "nearest"),
     "kernels": names("float8", "quantized", "float"),
     "padding": names("valid", "same", "causal"),
     "data_format": names("channels_last", "channels_first"),

@@ -4,8 +4,8 @@
     TF_CONFIG=... python tests/replicas.py 0 steps   # one of the workers
 
 The arguments after the number name the functions that run, those of
-`replica_programs.py` and `replica_limits.py`; `mirrored` and `workers` start
-such processes.
+`replica_programs.py`, `replica_limits.py` and `replica_emulation.py`;
+`mirrored` and `workers` start such processes.
 """
 
 from __future__ import annotations
@@ -106,10 +106,12 @@ def main() -> None:
         strategy = tf.distribute.MirroredStrategy(devices)
     else:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    import replica_emulation
     import replica_limits
     import replica_programs
 
-    known = {**vars(replica_programs), **vars(replica_limits)}
+    modules = replica_programs, replica_limits, replica_emulation
+    known = {k: v for module in modules for k, v in vars(module).items()}
     found = {name: known[name](strategy) for name in names}
     print(json.dumps(found))
 

@@ -68,6 +68,11 @@ def sample(
                     f"{name}/{role}/{key}": value
                     for key, value in measures(role, low, amax, rng).items()
                 }
+    if statistics and at == 5:
+        change = {"step": step - 3, "epoch": 0, "kind": "up"}
+        change |= {"layer": names[0], "before": "mixed_float8"}
+        change |= {"after": "mixed_bfloat16", "reason": f"of {names[0]}"}
+        found["changes"] = [change]
     if statistics:
         found["histograms"] = {
             f"{name}/{role}": histogram(role, depth / len(names), rng)

@@ -17,9 +17,15 @@ import pytest
 
 import tfmp
 from tfmp import checkpoints, scaling, statistics
-from tfmp.callbacks import AdaptivePrecision, PrecisionBounds
-from tfmp.callbacks.ladders import checked_ladder
-from tfmp.reporting import logs
+from tfmp.callbacks import (
+    AdaptivePrecision,
+    BackupAndRestore,
+    PrecisionBounds,
+    ScaleMonitor,
+)
+from tfmp.callbacks.ladder_arguments import checked_ladder
+from tfmp.reporting import logs, page
+from tfmp.reporting.analysis import analyse
 from tfmp.switching.hysteresis import DOWN, STAY, UP, Rule, Rung, trouble
 from tfmp.switching.loss_watch import LEAST, LossWatch
 
@@ -99,13 +105,18 @@ def planted(tmp_path_factory):
     """A training with trouble for a while, as Keras runs it."""
     folder = tmp_path_factory.mktemp("log")
     model = make()
-    adaptive = AdaptivePrecision(
-        *(["mixed_float8", "mixed_bfloat16"], None, 4),
-        quiet=3,
-        log_dir=folder,
-    )
+    adaptive = adapting(log_dir=folder)
     fit(model, *data(72, (18, 40)), adaptive)
     return model, adaptive, folder
+
+
+def adapting(**options):
+    ladder = ["mixed_float8", "mixed_bfloat16"]
+    return AdaptivePrecision(ladder, None, 4, quiet=3, **options)
+
+
+class Killed(Exception):
+    """Ends a `fit` where it stands."""
 
 
 def test_a_layer_goes_up_in_trouble_and_comes_down_after_it(planted):
@@ -137,10 +148,53 @@ def test_what_fp8_would_do_is_looked_at_all_the_time(planted):
 def test_the_report_shows_the_changes(planted):
     _, adaptive, folder = planted
     run = logs.read(folder)
-    assert run.said == tuple((c.step, str(c)) for c in adaptive.changes)
+    assert list(run.changes) == adaptive.changes and run.said == ()
     assert run.values("net/first/bits").min() == 8
     [one, _] = [json.dumps(change.to_dict()) for change in adaptive.changes]
     assert json.loads(one)["kind"] == "up"
+    text = page.render(analyse([folder]), [[]], [])
+    for change in adaptive.changes:
+        words = change.layer, change.before, change.after, change.reason
+        row = [str(change.step), "0", *words]
+        assert "<td>".join(f"{w}</td>" for w in row[1:]) in text
+
+
+@pytest.mark.parametrize("killed", [23, 71])
+def test_a_run_that_was_killed_goes_on_bit_for_bit(planted, killed, tmp_path):
+    """With one in trouble of two, or with a measured step not looked at."""
+    whole, expected, _ = planted
+    x, y = data(72, (18, 40))
+
+    def kill(batch, logs=None):
+        if batch == killed:
+            raise Killed
+
+    kill = keras.callbacks.LambdaCallback(on_train_batch_begin=kill)
+    log, backup = tmp_path / "log", tmp_path / "backup"
+    save = 71 if killed == 71 else 11
+
+    def run(*more):
+        model, adaptive = make(), adapting()
+        monitor = ScaleMonitor(log, every=24)
+        last = BackupAndRestore(backup, save_freq=save)
+        fit(model, x, y, monitor, adaptive, *more, last)
+        return model, adaptive
+
+    with pytest.raises(Killed):
+        run(kill)
+    model, adaptive = run()
+    assert adaptive.changes == expected.changes
+    for mine, other in zip(values(model), values(whole), strict=True):
+        np.testing.assert_array_equal(mine, other)
+    again = [{**sample, "time": 0} for sample in adaptive.samples]
+    once = [{**sample, "time": 0} for sample in expected.samples]
+    start = killed // save * save
+    assert again == [each for each in once if each["step"] > start]
+    # The monitor writes each change once, and measures the same steps.
+    assert list(logs.read(log).changes) == expected.changes
+    names = [f"net/last/{role}/sqnr" for role in tfmp.recipes.ROLES]
+    mine = [adaptive.samples[-1][name] for name in names]
+    assert [logs.read(log).last(name) for name in names] == mine
 
 
 def test_a_shadow_measures_what_fp8_would():

@@ -26,7 +26,7 @@ LEVELS = (
         "tables",
         "version",
     ),
-    ("cost_model", "equations", "recipes", "windows"),
+    ("changes", "cost_model", "equations", "recipes", "windows"),
     ("convolutions", "cpu_products", "grids", "replicas", "scaling", "undoing"),
     ("quantization", "stablehlo"),
     ("emulation", "scales", "statistics"),

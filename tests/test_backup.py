@@ -15,7 +15,7 @@ import tensorflow as tf
 from test_checkpoints import same
 
 from tfmp import checkpoints
-from tfmp.callbacks import BackupAndRestore
+from tfmp.callbacks import BackupAndRestore, PrecisionScheduler
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EPOCHS, STEPS, BATCH = 3, 6, 4
@@ -314,6 +314,18 @@ def test_backup_of_keras(trained, tmp_path):
 def test_arguments(arguments, error, match):
     with pytest.raises(error, match=match):
         BackupAndRestore(**{"backup_dir": "b", **arguments})
+
+
+def test_what_comes_after_it_is_warned_of(trained, tmp_path):
+    """That cannot take back what it knew: it begins `fit` too late."""
+    model, initial, _ = trained
+    start_again(model, initial)
+    after = PrecisionScheduler({9: "float32"})
+    said = "not the last of the callbacks: .*, PrecisionScheduler will begin"
+    with pytest.warns(RuntimeWarning, match=said), pytest.raises(Killed):
+        backup = BackupAndRestore(tmp_path / "b", 1)
+        fit(model, "arrays", backup, after, Kill(0, 3))
+    fit(start_again(model, initial), "arrays", backup)
 
 
 def test_killed_for_real(tmp_path):

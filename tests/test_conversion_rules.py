@@ -166,6 +166,16 @@ def test_products_that_stay_wide_gain_nothing():
 
 
 @pytest.mark.parametrize("name", TARGETS)
+def test_rates_are_in_proportion_to_the_peaks(name):
+    """Those of bfloat16 and FP8, to that of the H200 which was measured."""
+    for kind in ("bfloat16", "float8"):
+        peak = getattr(cost_model.PEAKS[name], kind)
+        of_h200 = getattr(H200, kind) / getattr(cost_model.HOPPER, kind)
+        rate = getattr(TARGETS[name], kind)
+        assert rate == pytest.approx(of_h200 * peak, rel=5e-3)
+
+
+@pytest.mark.parametrize("name", TARGETS)
 def test_targets(name):
     target = cost_model.get(name)
     assert cost_model.get(target) is target and target.name == name

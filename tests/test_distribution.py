@@ -18,7 +18,7 @@ STRATEGIES = {"2": 2, "4": 4, "workers": 2}
 MAY_CHANGE = ("amax", "scale", "step", "overflow", "skipped")
 TWO = (
     *("steps", "many_steps", "compiled", "accumulated", "fit", "converted"),
-    *("statistics", "keras_limits", "keras_distribution"),
+    *("statistics", "keras_limits", "keras_distribution", "emulated"),
 )
 
 
@@ -273,6 +273,17 @@ def test_gradient_accumulation_in_an_eager_loop():
         for each in (before, first, second, third)
     ]
     assert kernels[0] == kernels[1] != kernels[2] == kernels[3]
+
+
+def test_emulated_layers():
+    """Each replica rounds its own rows; what they make of it is the same."""
+    found = two()["emulated"]
+    assert all(differing(each, 2) == [] for each in found["hashes"])
+    every = found["weights"], found["alone"], found["first"]
+    for mine, alone, first in zip(*every, strict=True):
+        np.testing.assert_allclose(mine, alone, rtol=1e-5, atol=1e-6)
+        assert np.abs(np.subtract(mine, first)).max() > 1e-3
+    assert found["skipped"] == 0
 
 
 def test_averages_of_keras_batch_normalization_differ():

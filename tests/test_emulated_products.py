@@ -320,6 +320,19 @@ def test_reports_say_that_it_is_emulated(trained):
     assert "Emulated: 6 of 6 products" in text and "emulated  " in text
 
 
+def test_the_monitor_says_that_it_measures_nothing(trained):
+    model, monitor = trained[0], tfmp.callbacks.ScaleMonitor(every=1)
+    weights = model.get_weights()
+    said = "Emulated layers of the model 'net' .*: net/conv, net/head. They"
+    with pytest.warns(RuntimeWarning, match=said) as told:
+        x = np.zeros([64, 8, 8, 3])
+        model.fit(x, x[:, 0, 0, :1], verbose=0, callbacks=[monitor])
+    model.set_weights(weights)
+    told = [str(one.message) for one in told]
+    assert sum("tfmp" in text for text in told) == 1
+    assert not any("net/" in name for name in monitor.samples[-1])
+
+
 def test_inspection_says_that_it_is_emulated(trained):
     inspection = tfmp.inspect(trained[0])
     assert inspection.float8_share == 0 and len(inspection.products) >= 4

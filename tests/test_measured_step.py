@@ -137,7 +137,7 @@ def test_nothing_stays_behind(runs):
     monitored, _, monitor, _ = runs
     for layer in monitored._flatten_layers():
         assert not getattr(layer, "float8_probes", None)
-    assert monitored.optimizer.update_probe is None
+    assert monitored.optimizer.update_probes == ()
     function = monitored.train_function
     assert not isinstance(getattr(function, "__self__", None), MeasuredStep)
     measured = monitor._sampler._measuring

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 import tfmp
-from tfmp import checkpoints, replicas
+from tfmp import changes, checkpoints, replicas
 from tfmp.callbacks import (
     BackupAndRestore,
     Change,
@@ -21,7 +21,8 @@ from tfmp.callbacks import (
     ScaleMonitor,
 )
 from tfmp.layers.state import is_amax
-from tfmp.switching import changes, notes, precisions
+from tfmp.reporting import logs
+from tfmp.switching import notes, precisions
 from tfmp.switching.snapshot import Snapshot
 from tfmp.switching.structure import Structure
 from tfmp.switching.switch import Wanted, present, switch
@@ -58,6 +59,14 @@ class Watch(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.seen.append(named(self.model))
+
+
+class Later(PrecisionScheduler):
+    """Changes precision as a step ends, after others have looked at it."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        self._reach(self._count.step)
 
 
 class Killed(Exception):
@@ -208,7 +217,7 @@ def test_it_goes_on_from_a_backup_bit_for_bit(tmp_path):
         history = fit(model, scheduler, *kill, backup, epochs=3)
         return values(model), history.history, scheduler.changes
 
-    expected, history, _ = run()
+    expected, history, changed = run()
     with pytest.raises(Killed):
         run(Kill(1, 3))
     found, again, made = run()
@@ -216,7 +225,7 @@ def test_it_goes_on_from_a_backup_bit_for_bit(tmp_path):
     for x, y in zip(found, expected, strict=True):
         np.testing.assert_array_equal(x, y)
     assert json.dumps(again) == json.dumps(history)
-    assert [(c.step, c.layer) for c in made] == [(10, "net/a")]
+    assert made == changed and (made[-1].step, made[-1].layer) == (10, "net/a")
 
 
 class Fails(tfmp.layers.Dense):
@@ -292,17 +301,32 @@ def test_a_snapshot_goes_back_over_a_change():
     fit(model, epochs=1)
 
 
-def test_the_monitor_follows():
-    """What left FP8 is in no sample, what came back is."""
+def test_the_monitor_follows(tmp_path):
+    """What left FP8 is in no sample, what came back is; and why is written."""
     model = make(run_eagerly=True)
-    monitor = ScaleMonitor(every=STEPS)
-    schedule = {0: FP8, 1: {"net/a": BF16}, 2: {"net/a": FP8}}
+    monitor = ScaleMonitor(tmp_path, every=STEPS)
+    schedule = {0: FP8, 4: {"a": BF16}, 8: {"a": FP8}, 12: {"b": BF16}}
+    later = Later(schedule, unit="step")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        fit(model, PrecisionScheduler(schedule), monitor, epochs=3)
+        fit(model, monitor, later, epochs=3)
     names = "net/a/inputs/amax", "net/a/inputs/sqnr", "net/b/inputs/sqnr"
     seen = [[name in sample for name in names] for sample in monitor.samples]
     assert seen == [[True] * 3, [False, False, True], [True] * 3]
+    assert list(logs.read(tmp_path).changes) == later.changes
+    [board] = (tmp_path / "scales").iterdir()
+    texts = [
+        value.tensor.string_val[0].decode()
+        for event in tf.compat.v1.train.summary_iterator(str(board))
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "text"
+    ]
+    said = "net/{} from mixed_{} to mixed_{}: the schedule, step {}"
+    assert texts[1:] == [
+        "step 4: " + said.format("a", "float8", "bfloat16", 4),
+        "step 8: " + said.format("a", "bfloat16", "float8", 8),
+        "step 12: " + said.format("b", "float8", "bfloat16", 12),
+    ]
 
 
 def test_what_is_in_force_is_not_changed_again():

@@ -19,7 +19,11 @@ MAKE = {
         2, 8, dtype=tfmp.Policy("mixed_float8", RECIPE)
     ),
     "norm": lambda: tfmp.layers.BatchNormalization(dtype="mixed_float8"),
+    "emulated": lambda: tfmp.layers.Dense(
+        *(16, "gelu"), dtype=tfmp.Policy("mixed_float8", EMULATED)
+    ),
 }
+EMULATED = tfmp.recipes.Emulated("E2M1", rounding="stochastic")
 RECIPE = tfmp.recipes.DelayedScaling(attention=True)
 
 
@@ -59,6 +63,7 @@ def gradients(kind, how, run):
         ("attention", "graph"),
         ("attention", "xla"),
         ("norm", "eager"),
+        ("emulated", "graph"),
     ],
 )
 def test_gradients_and_amax_are_those_without(kind, mode):

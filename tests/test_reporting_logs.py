@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scale_logs
 
+from tfmp.changes import Change
 from tfmp.reporting import logs, ranking, verdicts
 
 DENSE = "m/dense/grads"
@@ -80,6 +81,27 @@ def test_what_the_monitor_said_is_kept_unless_it_was_undone(tmp_path):
     (tmp_path / "scales.jsonl").write_text(text)
     said = logs.read(tmp_path).said
     assert said == ((2, "a: 41% of gradients underflow"),)
+
+
+def test_changes_are_kept_unless_they_were_undone(tmp_path):
+    """A line with nothing else is no sample: it goes with the one before."""
+    made = [
+        Change(step, 0, "up", "net/a", "mixed_float8", "float32", "because")
+        for step in (2, 7, 8)
+    ]
+    first, second, third = (change.to_dict() for change in made)
+    value = {"loss_scale": 2.0}
+    lines = [
+        {"step": 4, **value, "changes": [first, {"step": 3}, "odd"]},
+        {"step": 8, **value, "changes": [second]},
+        {"step": 8, "epoch": 0, "time": 5.0, "changes": [third]},
+    ]
+    run = logs.read(log(tmp_path / "a", *lines))
+    assert list(run.changes) == made and run.steps.tolist() == [4, 8]
+    assert run.values("loss_scale").tolist() == [2, 2]
+    again = {"step": 6, **value}
+    run = logs.read(log(tmp_path / "b", *lines, again))
+    assert list(run.changes) == made[:1] and run.steps.tolist() == [4, 6]
 
 
 def test_formats_are_those_of_run_json_else_hybrid(tmp_path):

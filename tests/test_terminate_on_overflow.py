@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmp.callbacks import TerminateOnOverflow
+from tfmp.callbacks import (
+    PrecisionScheduler,
+    ScaleMonitor,
+    TerminateOnOverflow,
+)
 from tfmp.debug import NonFiniteError
 from tfmp.optimizers import LossScaleOptimizer
 
@@ -161,6 +165,28 @@ def test_dataset_of_unknown_length_and_the_next_fit(trained):
             callbacks=[TerminateOnOverflow(5)],
         )
     assert str(caught.value).startswith("5 steps")  # three of the last fit
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("late", "monitored", "step"),
+    [(False, False, 6), (True, False, 7), (False, True, 6)],
+    ids=["before", "after", "measured"],
+)
+def test_a_change_of_precision_while_steps_are_skipped(late, monitored, step):
+    """The batch is the last one, also of another function that runs it."""
+    model = make_model(run_eagerly=True)
+    callbacks = [TerminateOnOverflow(4)]
+    schedule = PrecisionScheduler({5: {"head": "mixed_bfloat16"}}, "step")
+    callbacks.insert(1 if late else 0, schedule)
+    if monitored:  # the function that it makes anew comes first of all
+        callbacks[0] = PrecisionScheduler({4: {"head": "mixed_float8"}}, "step")
+        callbacks.append(ScaleMonitor(every=1))
+    with pytest.raises(NonFiniteError) as caught:
+        fit(model, "ggbbbbbb", *callbacks)
+    assert caught.value.step == step
+    assert caught.value.finding.first == ((step - 1) % BATCH, 0)
+    assert f"at loss scale {SCALE / 2 ** (step - 3):g};" in str(caught.value)
 
 
 class Stops(keras.callbacks.Callback):

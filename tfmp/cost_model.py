@@ -18,16 +18,33 @@ H200 as the table says, of the others in the same proportion to their peaks.
 | h200   | 788 (measured)   | 1453 (vendor's table, 8192**3) | 4.8 |
 | h100   | 788              | 1453        | 3.35        |
 | b200   | 1790             | 3300        | 8.0         |
-| l40s   | 289              | 538         | 0.864       |
+| l40s   | 288              | 538         | 0.864       |
 | l4     | 96               | 178         | 0.3         |
 
-Sources: NVIDIA's data sheets of H100, H200, B200, L40S and L4 (dense rates).
+The peaks, in TFLOP/s on tensor cores without sparsity (data sheets give those
+of TF32, bfloat16 and FP8 with it, which is twice as much):
+
+| target     | float64 | TF32 | bfloat16 | FP8  |
+|------------|---------|------|----------|------|
+| h100, h200 | 67      | 495  | 989      | 1979 |
+| b200       | 40      | 1100 | 2250     | 4500 |
+| l40s       | 1.43    | 183  | 362      | 733  |
+| l4         | 0.47    | 60   | 121      | 242  |
+
+Those of float64 are not on tensor cores where there are none for it: L40S and
+L4 have a 64th of their float32 rate.
+
+Sources: NVIDIA, H100 Tensor Core GPU Architecture (2022; SXM5) and data sheets
+of H100 and H200 (SXM); Blackwell Architecture Technical Brief (2024; B200 of an
+HGX board at 1,000 W, of which later data sheets give 37 TFLOP/s in float64 and
+7.7 TB/s); data sheets of L40S and L4 (2023).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 from tfmp import checks
 
@@ -73,8 +90,27 @@ TARGETS = {
     "h200": Target("h200", 788, 1453, 4.8),
     "h100": Target("h100", 788, 1453, 3.35),
     "b200": Target("b200", 1790, 3300, 8.0),
-    "l40s": Target("l40s", 289, 538, 0.864),
+    "l40s": Target("l40s", 288, 538, 0.864),
     "l4": Target("l4", 96, 178, 0.3),
+}
+
+
+class Peaks(NamedTuple):
+    """TFLOP/s of a data sheet, dense; float32 products are TF32."""
+
+    float64: float
+    float32: float
+    bfloat16: float
+    float8: float
+
+
+HOPPER = Peaks(67, 495, 989, 1979)
+PEAKS = {
+    "h200": HOPPER,
+    "h100": HOPPER,
+    "b200": Peaks(40, 1100, 2250, 4500),
+    "l40s": Peaks(1.43, 183, 362, 733),
+    "l4": Peaks(0.47, 60, 121, 242),
 }
 
 

@@ -71,7 +71,8 @@ def emulate(
             `"stochastic"` or given without.
 
     Source: OCP Microscaling Formats (MX) Specification 1.0, section 6.3; arXiv
-    2509.25149 (NVFP4); arXiv 1502.02551, section 3 (stochastic rounding).
+    2509.25149 and Transformer Engine's `NVFP4QuantizerRef` (NVFP4); arXiv
+    1502.02551, section 3 (stochastic rounding).
 
     >>> emulate([0.3, 2.6, -100.0], "E2M1").numpy().tolist()
     [0.5, 3.0, -6.0]
@@ -194,7 +195,8 @@ def _powers(size: tf.Tensor, target: BlockFormat) -> tf.Tensor:
     top = int((2 * fraction - 1) * grids.HIDDEN)
     last = grids.HIDDEN - 1
     # What is added carries into the exponent if the mantissa is above.
-    added = {"floor": 0, "ceil": last, "rceil": last - top}
+    half = grids.HIDDEN >> (target.element.mantissa_bits + 1)
+    added = {"floor": 0, "ceil": last, "rceil": last - top, "even": half}
     field = tf.bitwise.right_shift(
         size + added[target.scale_rounding], grids.FRACTION_BITS
     )
@@ -204,7 +206,10 @@ def _powers(size: tf.Tensor, target: BlockFormat) -> tf.Tensor:
 
 
 def _fine_scales(size: tf.Tensor, target: BlockFormat) -> tf.Tensor:
-    """Returns scales with a mantissa, a float32 one of the tensor included."""
+    """Returns scales with a mantissa, a float32 one of the tensor included.
+
+    In the order of Transformer Engine's operations, for the same bits.
+    """
     amax = tf.bitcast(size, tf.float32)
     if not target.tensor_scale:
         return _on_grid(amax / target.element.max, target.scale)
@@ -213,7 +218,7 @@ def _fine_scales(size: tf.Tensor, target: BlockFormat) -> tf.Tensor:
     whole = target.scale.max * target.element.max / most
     whole = tf.minimum(whole, 2.0**scaling.MAX_EXPONENT)
     whole = tf.where(scaling.is_observed(most), whole, 1.0)
-    scale = _on_grid(amax * (whole / target.element.max), target.scale)
+    scale = _on_grid(amax * (whole * (1 / target.element.max)), target.scale)
     return scale * (1.0 / whole)
 
 

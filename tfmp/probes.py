@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -87,6 +88,29 @@ class Probe:
             role: statistics.describe(vector, recipe.format(role))
             for role, vector in vectors.items()
         }
+
+
+class _Joined(Probe):
+    """Two probes of one contraction, for who measures it at once."""
+
+    def __init__(self, first: Probe, second: Probe) -> None:
+        self._both = first, second
+        most = [each.elements or math.inf for each in self._both]
+        self.elements = None if math.inf in most else int(max(most))
+
+    def taker(self, role: str) -> Callable[[tf.Tensor], None]:
+        takers = [each.taker(role) for each in self._both]
+
+        def take_in(vector: tf.Tensor) -> None:
+            for taker in takers:
+                taker(vector)
+
+        return take_in
+
+
+def joined(first: Probe | None, second: Probe) -> Probe:
+    """Returns a probe that merges what it takes in into both."""
+    return second if first is None else _Joined(first, second)
 
 
 def reading(probes: Sequence[Probe]) -> tf.Tensor:

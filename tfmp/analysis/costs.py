@@ -14,12 +14,9 @@ from tfmp.cost_model import Target
 
 MEASURED = ("cpu", "measured")
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
-# Rates as a share of bfloat16's, dense, from NVIDIA's data sheets: float32 as
-# TF32, float64 on tensor cores where there are any (H100, H200: 67 of 989
-# TFLOP/s; B200: 40 of 2,250; L4, L40S: a 64th of float32's).
-FLOAT32_RATE = 0.5
-FLOAT64_RATES = {"h100": 1 / 15, "h200": 1 / 15, "b200": 1 / 56}
-FLOAT64_RATE = 1 / 256
+# A device of one's own is taken to be like an L4, without tensor cores for
+# float64.
+OTHERS = "l4"
 
 
 def reader(target: Any) -> Callable[[Subject, Candidate], float]:
@@ -91,10 +88,10 @@ def _kept(
 def _as_if(target: Target, dtype: str) -> Target:
     """Returns a device whose 16 bits cost what the dtype costs on this one."""
     width = BYTES[dtype] / 2
-    rate = {
-        "float32": FLOAT32_RATE,
-        "float64": FLOAT64_RATES.get(target.name, FLOAT64_RATE),
-    }.get(dtype, 1.0)
+    known = target.name if target.name in cost_model.PEAKS else OTHERS
+    peaks = cost_model.PEAKS[known]
+    peak = {"float64": peaks.float64, "float32": peaks.float32}.get(dtype)
+    rate = (peak or peaks.bfloat16) / peaks.bfloat16
     return dataclasses.replace(
         target,
         bfloat16=target.bfloat16 * rate,

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from tfmp import pass_internals
 from tfmp.analysis.batches import Batch
+from tfmp.analysis.lowering import call_lowered
 from tfmp.analysis.running import Pass, Runner
-from tfmp.analysis.switching import call_lowered
 from tfmp.analysis.tallies import Key, Tally
 from tfmp.analysis.variants import Variant
 

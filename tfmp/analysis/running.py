@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfmp import internals, pass_internals
 from tfmp.analysis import objectives
 from tfmp.analysis.batches import Batch
-from tfmp.analysis.switching import floating, under
+from tfmp.analysis.lowering import floating, under
 from tfmp.debug import state
 from tfmp.layers.state import is_amax
 

@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfmp.analysis.candidates import Candidate
+from tfmp.analysis.lowering import under
 from tfmp.analysis.running import unchanged, weights
 from tfmp.analysis.subjects import Subject
-from tfmp.analysis.switching import under
 
 RUNS = 5  # timed; the fastest counts, as others only slow a run down
 

@@ -5,7 +5,7 @@ from tfmp.callbacks.backup import BackupAndRestore
 from tfmp.callbacks.precision_scheduler import PrecisionScheduler
 from tfmp.callbacks.scale_monitor import ScaleMonitor
 from tfmp.callbacks.terminate_on_overflow import TerminateOnOverflow
-from tfmp.switching.changes import Change
+from tfmp.changes import Change
 from tfmp.switching.hysteresis import PrecisionBounds
 
 __all__ = [

@@ -5,38 +5,38 @@ from __future__ import annotations
 import collections
 import os
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from tfmp import checks
 from tfmp.callbacks.good_states import GoodStates
-from tfmp.callbacks.ladders import Ladder, Moves, checked_ladder
+from tfmp.callbacks.kept import Kept
+from tfmp.callbacks.ladder_arguments import checked_ladder, checked_patterns
+from tfmp.callbacks.ladders import Ladder, Moves
 from tfmp.callbacks.quiet_log import QuietLog
 from tfmp.callbacks.shadows import ShadowSampler
-from tfmp.conversion.report import Report
+from tfmp.changes import Change, tell
 from tfmp.monitoring.sample_log import Sample
 from tfmp.monitoring.step_count import StepCount
-from tfmp.switching import precisions
-from tfmp.switching.changes import Change, sentences, tell
 from tfmp.switching.hysteresis import (
     DOWN_BOUNDS,
     UP_BOUNDS,
     PrecisionBounds,
     Rule,
 )
-from tfmp.switching.loss_watch import LossWatch
+from tfmp.switching.loss_watch import LossState, LossWatch
 
 MAX_SAMPLES = 4096
 LADDER = ("mixed_float8", "mixed_bfloat16", "float32")
 
 
-class AdaptivePrecision(keras.callbacks.Callback):
+class AdaptivePrecision(keras.callbacks.Callback, Kept):
     """Moves each layer up and down a ladder of precisions while it trains.
 
-    Every `every` steps one is measured, as `ScaleMonitor` does it: of a layer
-    in FP8 what quantization did to its tensors, of one in more bits what FP8
-    would have done to them.  Then, layer by layer,
+    Every `every` steps one is measured, as `ScaleMonitor` does it: what FP8
+    did to a layer's tensors, or would have done.  Then, layer by layer,
 
         up      out of the bounds `up` in `patience` observations in a row
         down    within the bounds `down`, one precision below, in
@@ -55,22 +55,22 @@ class AdaptivePrecision(keras.callbacks.Callback):
     state, bit for bit: all variables, optimizer, loss scale, FP8 windows,
     seeds and metrics.  A finite loss has one step more measured before: the
     layers go up that are in FP8 and out of `up` in it, or of `down`; if there
-    are none, all of the lowest precision.  The batches go on.  A state is
-    kept in the memory of the host every `keep_every` steps, and is good once
-    another was kept without trouble between.  If no layer can go up, the
-    precision is not at fault: it is said, and nothing is done.
+    are none, all of the lowest precision.  The batches go on.  A state is kept
+    in memory every `keep_every` steps, good once another was without trouble.
+    If no layer can go up, the precision is not at fault: it is said, and
+    nothing is done.
 
-    What is kept across a change is in `PrecisionScheduler`, which decides by
-    time and is not for the same layers.  Each change traces the step once,
-    and once more when it is next measured.  In a measured step, layers that
-    are not in FP8 may round bfloat16 at other places, as TensorFlow fuses
-    less of it; all other steps run as they would without this callback.
+    What a change keeps is in `PrecisionScheduler`, which is not for the same
+    layers.  A change traces the step once, and once more when it is next
+    measured.  In a measured step, layers that are not in FP8 may round
+    bfloat16 at other places; all others run as without this callback.
 
     The layers are those that `tfmp.convert` can have in FP8, if they have a
     policy of the ladder when training begins.  Nothing is changed then.
     Scores and values of attention stay with their layer's policy.  After a
-    restart by `BackupAndRestore`, precision is as it was, and counts begin
-    anew.
+    restart by `tfmp.callbacks.BackupAndRestore`, precision, counts and what
+    is known of the loss are as they were; the first state to go back to is
+    that of the restart.
 
     Args:
         ladder: policies from low to high.
@@ -87,8 +87,7 @@ class AdaptivePrecision(keras.callbacks.Callback):
         window: losses to look back on, 8 or more.
         keep_every: steps between two states that are kept, 1 or more.
         log_dir: a local folder of its own for what `ScaleMonitor` writes
-            there, with the changes among the findings, so that
-            `tfmp report` shows them; None for no files.
+            there; None for no files.
         elements: how many elements of each tensor are looked at, about.
 
     Attributes:
@@ -131,7 +130,7 @@ class AdaptivePrecision(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.ladder = checked_ladder(ladder)
-        self._patterns = _checked_patterns(layers)
+        self._patterns = checked_patterns(layers)
         self.every = checks.integer("every", every, 1)
         self.rule = Rule(up, down, patience, quiet, max_changes)
         self._watched = (
@@ -217,6 +216,28 @@ class AdaptivePrecision(keras.callbacks.Callback):
             self._log.close()
         self._sampler.stop()
 
+    def knowledge(self) -> dict[str, Any]:
+        """Returns what a backup keeps: counts, the loss, the changes."""
+        return {
+            "changes": [change.to_dict() for change in self.changes],
+            "count": self._count.knowledge(),
+            "layers": self._layers.knowledge(),
+            "loss": self._loss.state()._asdict(),
+            "measured": self._sampler.knowledge(),
+            "trouble": (self._wrong, self._gave_up),
+        }
+
+    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
+        """Goes on from a backup."""
+        self.changes = [Change(**each) for each in knowledge["changes"]]
+        self._count.go_on_from(knowledge["count"])
+        self._layers.go_on_from(knowledge["layers"])
+        self._loss.go_on_from(LossState(**knowledge["loss"]))
+        self._sampler.go_on_from(knowledge["measured"])
+        self._wrong, self._gave_up = knowledge["trouble"]
+        self._states = GoodStates(self.model)
+        self._look_at_layers()
+
     def _keep(self) -> None:
         self._states.keep(self._count.step, self._count.epoch, self._loss)
 
@@ -250,11 +271,7 @@ class AdaptivePrecision(keras.callbacks.Callback):
         return Change(self._count.step, self._count.epoch, kind, *words)
 
     def _look_at_layers(self) -> None:
-        self._state: dict[str, float] = {
-            f"{path}/bits": precisions.bits(self._layers.policy(path))
-            for path in self._layers.rungs
-        }
-        self._state["float8_share"] = Report(self.model).float8_share
+        self._state = self._layers.state()
         self._sampler.shadows = self._layers.shadows()
 
     def _record(self, sample: Sample, made: list[Change]) -> None:
@@ -262,7 +279,8 @@ class AdaptivePrecision(keras.callbacks.Callback):
         self.changes += made
         sample = sample._replace(
             state={**sample.state, **self._state},
-            findings=tuple(sentences(made)),
+            findings=(),
+            changes=tuple(made),
         )
         self._samples.append(sample)
         if self._log is not None:
@@ -280,14 +298,3 @@ class AdaptivePrecision(keras.callbacks.Callback):
                 RuntimeWarning,
                 stacklevel=2,
             )
-
-
-def _checked_patterns(layers: Any) -> list[str] | None:
-    if layers is None:
-        return None
-    said = "a list of patterns of paths, or None"
-    given = checks.sequence("layers", layers, str, said)
-    if not given:
-        raise ValueError(f"`layers` must be {said}. Received: {layers!r}")
-    precisions.checked("layers", dict.fromkeys(given, "float32"))
-    return given

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from tfmp import checkpoints, checks, internals
+from tfmp.callbacks import kept
 from tfmp.switching.notes import precision_of, put_in_force
 
 
@@ -36,14 +37,16 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     `keras.utils.set_random_seed`: epochs that are skipped are begun, so that
     shuffling goes on too.  Data that go on from epoch to epoch
     (`steps_per_epoch`) are read again from the first batch.  Not so: a Python
-    generator, and parallel reading with `deterministic=False`.  What other
-    callbacks keep to themselves, such as how long `EarlyStopping` has waited,
-    is not saved.  Nor is what replicas of a strategy hold apart: moving
-    averages of Keras' `BatchNormalization` become those of the first, and
-    metrics that were cut off within an epoch may differ in their last bits.
+    generator, and parallel reading with `deterministic=False`.  What callbacks
+    of Keras keep to themselves, such as how long `EarlyStopping` has waited,
+    is not saved; of tfmp, `AdaptivePrecision`, `PrecisionScheduler` and
+    `ScaleMonitor` go on where they were.  Nor is what replicas of a strategy
+    hold apart: moving averages of Keras' `BatchNormalization` become those of
+    the first, and metrics that were cut off within an epoch may differ in
+    their last bits.
 
     Put it last in the list of callbacks: what the others change at the end of
-    an epoch, or as one begins, is then in the backup.
+    an epoch, or as one begins, is then in the backup, and what they know.
 
     Args:
         backup_dir: a local folder for this run alone.
@@ -96,7 +99,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     def _forget(self) -> None:
         """Forgets what was of the last `fit`."""
         self._first_epoch: int | None = None
-        self._resumed: pathlib.Path | None = None
+        self._resumed: tuple[pathlib.Path, dict[str, Any]] | None = None
+        self._callbacks: list[Any] = []
         self._epochs_before: list[int] = []
         self._logs: dict[str, Any] = {}
         self._due = False
@@ -105,6 +109,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     def on_train_begin(self, logs: Any = None) -> None:
         """Restores the newest backup that is whole, if there is one."""
         self._forget()
+        self._callbacks = kept.before(self, internals.callbacks_beside())
         internals.start_at(self.model, None)
         there = [p for p in (self._latest, self._previous) if p.exists()]
         if not there:
@@ -135,7 +140,9 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
                 stacklevel=2,
             )
             return self._restore(others)
-        self._resumed = path if notes["batch"] else None
+        known = notes.pop("callbacks", {})
+        kept.give_back(self._callbacks, known)
+        self._resumed = (path, known) if notes["batch"] else None
         return notes
 
     def _notes(self, path: pathlib.Path) -> dict[str, Any]:
@@ -174,7 +181,9 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         if self._first_epoch is None:
             self._first_epoch = epoch
         if self._resumed is not None:
-            checkpoints.load_weights(self.model, self._resumed)
+            path, known = self._resumed
+            checkpoints.load_weights(self.model, path)
+            kept.give_back(self._callbacks, known)
             self._resumed = None
             metrics = self.model.get_metrics_result()
             arrays = {n: np.asarray(m) for n, m in metrics.items()}
@@ -243,5 +252,6 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             "epochs": epochs,
             "history": history,
             "precision": precision_of(self.model),
+            "callbacks": kept.gather(self._callbacks),
         }
         checkpoints.save_weights(self.model, self._latest, notes)

@@ -7,9 +7,10 @@ from typing import Any
 
 import keras
 
-from tfmp import checks, policies, recipes
+from tfmp import policies, recipes
 from tfmp.conversion.defaults import PRODUCT, default_of
 from tfmp.conversion.records import flatten
+from tfmp.conversion.report import Report
 from tfmp.monitoring.operators import Operator, operators
 from tfmp.precision_map import PrecisionMap
 from tfmp.switching import hysteresis, precisions
@@ -17,37 +18,8 @@ from tfmp.switching.hysteresis import DOWN, UP, Rule, Rung
 from tfmp.switching.switch import Wanted, news, present, switch
 
 Moves = dict[str, tuple[int, str]]  # place and reason, by path
+COUNTS = ("ups", "changes", "bad", "calm")
 Tensors = dict[str, dict[str, float]]  # statistics, by <operator>/<role>
-
-
-def checked_ladder(ladder: Any) -> list[keras.DTypePolicy]:
-    """Returns the policies of a ladder, from low to high.
-
-    Raises:
-        TypeError, ValueError: if it has not two policies or more, each once,
-            and none with fewer bits than the one before; or if one emulates
-            a format, of which a step measures nothing.
-    """
-    said = "a list of two policies or more, from low to high"
-    kinds = str | dict | keras.DTypePolicy
-    given = checks.sequence("ladder", ladder, kinds, said)
-    found = [
-        precisions.checked_policy(f"ladder[{i}]", policy)
-        for i, policy in enumerate(given)
-    ]
-    widths = [precisions.bits(policy) for policy in found]
-    labels = [precisions.label(policy) for policy in found]
-    for policy in found:
-        recipe = policies.recipe_of(policy)
-        if recipe is not None and recipe.emulates:
-            raise ValueError(
-                "`ladder` must have no emulated formats, of which a step "
-                f"measures nothing. Received: {labels}"
-            )
-    twice = len(set(labels)) < len(labels)
-    if len(found) < 2 or twice or widths != sorted(widths):
-        raise ValueError(f"`ladder` must be {said}. Received: {labels}")
-    return found
 
 
 class Ladder:
@@ -122,9 +94,30 @@ class Ladder:
                 rung.at, rung.lowest = at, min(at, rung.lowest)
                 rung.bad = rung.calm = 0
 
+    def knowledge(self) -> dict[str, Any]:
+        """Returns the counts of each layer, by its path."""
+        return {
+            path: {name: getattr(rung, name) for name in COUNTS}
+            for path, rung in self.rungs.items()
+        }
+
+    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
+        """Takes back the counts, when precision is what it was then."""
+        self.follow()
+        for path in knowledge.keys() & self.rungs.keys():
+            vars(self.rungs[path]).update(knowledge[path])
+
     def policy(self, path: str) -> keras.DTypePolicy:
         """Returns the policy of a layer where it stands."""
         return self._ladder[self.rungs[path].at]
+
+    def state(self) -> dict[str, float]:
+        """Returns the bits of each layer, and what share of FLOPs is FP8."""
+        widths = {
+            f"{path}/bits": precisions.bits(self.policy(path))
+            for path in self.rungs
+        }
+        return {**widths, "float8_share": Report(self._model).float8_share}
 
     def shadows(self) -> dict[str, Operator]:
         """Returns what to ask about: layers not in FP8 that may come down."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from tfmp.monitoring.standing import standing
+
 
 class NewestBatch:
     """Stands before a model's `train_function` and remembers its batches.
@@ -23,7 +25,8 @@ class NewestBatch:
         model: within `fit`, with an optimizer that scales the loss.
 
     Attributes:
-        batch: the newest, None before the first.
+        batch: the newest of the last execution that was announced, None if
+            another function ran it.
         loss_scale: what the loss of this batch was multiplied by.
         inner: the function that it stands before.
     """
@@ -34,24 +37,34 @@ class NewestBatch:
         self._model = model
         self.inner = model.train_function
         self._announced = False
-        model.train_function = self._watched
+        model.train_function = self._dispatch
 
     def announce(self) -> None:
-        """Says that the next execution is to be watched."""
-        self._announced = True
+        """Says that the next execution is to be watched.
+
+        A model that was changed since has another function, to stand before.
+        """
+        self._announced, self.batch = True, None
+        if self not in standing(self._model.train_function):
+            self.inner = self._model.train_function
+            self._model.train_function = self._dispatch
 
     def remove(self) -> None:
         """Gives the model its function back."""
-        if self._model.train_function == self._watched:
+        if self._model.train_function == self._dispatch:
             self._model.train_function = self.inner
 
-    def _watched(self, iterator: Iterator[Any]) -> Any:
+    def watched(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        """Returns the batches of an execution, each remembered when drawn."""
         if not self._announced:
             self.remove()
-            return self.inner(iterator)
+            return iterator
         self._announced = False
         first = next(iterator)  # Keras has no word for a loop without a step
-        return self.inner(self._remembered(first, iterator))
+        return self._remembered(first, iterator)
+
+    def _dispatch(self, iterator: Iterator[Any]) -> Any:
+        return self.inner(self.watched(iterator))
 
     def _remembered(self, first: Any, iterator: Iterator[Any]) -> Iterator[Any]:
         for batch in itertools.chain([first], iterator):

@@ -8,11 +8,12 @@ from typing import Any
 import keras
 
 from tfmp import checks
+from tfmp.callbacks.kept import Kept
+from tfmp.changes import Change, tell
 from tfmp.conversion.plan import Conversion
 from tfmp.conversion.records import flatten
 from tfmp.monitoring.step_count import StepCount
 from tfmp.switching import precisions
-from tfmp.switching.changes import Change, tell
 from tfmp.switching.switch import Wanted, news, present, switch
 
 UNITS = ("epoch", "step")
@@ -23,7 +24,7 @@ SAID = (
 )
 
 
-class PrecisionScheduler(keras.callbacks.Callback):
+class PrecisionScheduler(keras.callbacks.Callback, Kept):
     """Changes the precision of a model's layers while `fit` trains it.
 
         precision(t) = base, then every entry of the schedule up to t, in order
@@ -136,6 +137,16 @@ class PrecisionScheduler(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Counts."""
         self._count.end_execution(batch)
+
+    def knowledge(self) -> dict[str, Any]:
+        """Returns what a backup keeps: where it is, and what it changed."""
+        changes = [change.to_dict() for change in self.changes]
+        return {"count": self._count.knowledge(), "changes": changes}
+
+    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
+        """Goes on from a backup."""
+        self._count.go_on_from(knowledge["count"])
+        self.changes = [Change(**each) for each in knowledge["changes"]]
 
     def _reach(self, time: int) -> None:
         """Changes what has to, if an entry has come since the last time."""

@@ -5,23 +5,28 @@ from __future__ import annotations
 import collections
 import math
 import os
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
-from tfmp import checks
+from tfmp import checks, internals
+from tfmp.callbacks.kept import Kept
+from tfmp.callbacks.new_changes import NewChanges
+from tfmp.monitoring.history import append
 from tfmp.monitoring.operators import describe
 from tfmp.monitoring.sample_log import FAULTS, Sample, SampleLog, open_log
 from tfmp.monitoring.sampler import Sampler
 from tfmp.monitoring.step_count import StepCount
+from tfmp.monitoring.unmeasured import unmeasured
 
 MAX_SAMPLES = 4096
 MAX_TOLD = 5
 
 
-class ScaleMonitor(keras.callbacks.Callback):
+class ScaleMonitor(keras.callbacks.Callback, Kept):
     """Records the loss scale, every FP8 scale, and what quantization costs.
 
     A sample is taken when the step count passes a multiple of `every`, and at
@@ -57,7 +62,9 @@ class ScaleMonitor(keras.callbacks.Callback):
     Values of `grads` are those of the gradient of the *scaled* loss.  An amax
     of zero is not observed yet: the scale comes from a prior.  No scale and no
     lag has a role under current scaling, and a frozen layer; no value what is
-    not there, and updates can be lost by variables of 16 bits only.
+    not there, and updates can be lost by variables of 16 bits only.  Emulated
+    layers are in no sample: they keep no scale, and each product rounds its
+    operands along other axes.
 
     Measured steps run another program, in which the operators measure what
     they quantize; Keras traces and compiles it once more, at the first sample.
@@ -77,9 +84,10 @@ class ScaleMonitor(keras.callbacks.Callback):
     - `log_dir/scales.jsonl`: a line for each sample, with the same names, the
       `logs` of Keras, the `findings`, and `histograms`: by tensor the lowest
       exponent `floor(log2(abs(x) * scale))` and the counts from there.  null
-      stands for what is not finite.  Lines are appended, whole.
+      stands for what is not finite.  Lines are appended, whole.  `changes`
+      has each `Change` of precision since the line before, by other callbacks.
     - `log_dir/run.json`: the formats of all tensors, and versions.
-    - `log_dir/scales/`: the same for TensorBoard, by step.
+    - `log_dir/scales/`: the same for TensorBoard, by step; changes in words.
 
     What is wrong in two samples in a row is said in a warning, once: a quarter
     of a tensor underflows, a hundredth is clipped and less than 20 dB are left,
@@ -143,6 +151,7 @@ class ScaleMonitor(keras.callbacks.Callback):
         self._sampler: Sampler | None = None
         self._log: SampleLog | None = None
         self._count = StepCount(self.every)
+        self._changes = NewChanges([])
         self._known: dict[str, float] = {}
         self._warned: set[str] = set()
 
@@ -171,6 +180,7 @@ class ScaleMonitor(keras.callbacks.Callback):
         self._warned.discard("write")
         self._close()
         self._log = open_log(self.log_dir)
+        self._changes = NewChanges(internals.callbacks_beside())
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts counting where the last epoch, or the optimizer, is."""
@@ -199,13 +209,29 @@ class ScaleMonitor(keras.callbacks.Callback):
         history = getattr(self.model, "history", None)
         if isinstance(history, keras.callbacks.History) and self._samples:
             values = {**self._known, **self._samples[-1].items()}
-            _append(history.history, values)
+            append(history.history, values)
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Closes the files."""
+        """Writes what other callbacks changed last, and closes the files."""
+        if changes := self._changes.take():
+            at = self._count.step, self._count.epoch, time.time()
+            self._write(lambda log: log.write(Sample(*at, {}, changes=changes)))
         self._close()
         if self._sampler is not None:
             self._sampler.stop()
+
+    def knowledge(self) -> dict[str, Any]:
+        """Returns what a backup keeps: where it is, and what it has told."""
+        measured = self._sampler and self._sampler.knowledge()
+        count, told = self._count.knowledge(), self._changes.told
+        return {"count": count, "told": told, "measured": measured}
+
+    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
+        """Goes on from a backup."""
+        self._count.go_on_from(knowledge["count"])
+        self._changes.go_on_from(knowledge["told"])
+        if self._sampler is not None:
+            self._sampler.go_on_from(knowledge["measured"])
 
     def _sample(self, logs: Any) -> None:
         if self._sampler is None:
@@ -213,6 +239,7 @@ class ScaleMonitor(keras.callbacks.Callback):
         if not self._started:
             self._start(self._sampler)
         sample = self._sampler.take(self._count, logs)
+        sample = sample._replace(changes=self._changes.take())
         self._known.update(sample.measured)
         self._samples.append(sample)
         self._write(lambda log: log.write(sample))
@@ -222,8 +249,9 @@ class ScaleMonitor(keras.callbacks.Callback):
     def _start(self, sampler: Sampler) -> None:
         """Looks at the model, which may not be built when `fit` begins."""
         self._started = True
-        if not sampler.start():
-            self._warn_without_float8()
+        has_float8 = sampler.start()
+        for message in unmeasured(self.model, has_float8):
+            self._warn("unmeasured", message)
         run = describe(self.model, self.every)
         self._write(lambda log: log.describe(run))
 
@@ -257,28 +285,7 @@ class ScaleMonitor(keras.callbacks.Callback):
             f"({fault}). Training goes on; further faults are not reported.",
         )
 
-    def _warn_without_float8(self) -> None:
-        self._warn(
-            "float8",
-            f"No layer of the model {self.model.name!r} runs in FP8, so that "
-            "ScaleMonitor records the loss scale and skipped steps alone, if "
-            "the optimizer has them. For FP8, use tfmp.layers under the policy "
-            "'mixed_float8', or tfmp.convert.",
-        )
-
     def _warn(self, key: str, message: str) -> None:
         if key not in self._warned:
             self._warned.add(key)
             warnings.warn(message, RuntimeWarning, stacklevel=2)
-
-
-def _append(history: dict[str, list[Any]], values: dict[str, float]) -> None:
-    """Appends to the lists of all names, NaN to what is not known.
-
-    A name that is new has NaN for the epochs before.
-    """
-    epochs = max((len(history.get(name, [])) for name in values), default=0)
-    for name, value in values.items():
-        own = history.setdefault(name, [])
-        own += [math.nan] * (epochs - len(own))
-        own.append(value)

@@ -6,7 +6,7 @@ import dataclasses
 
 from tfmp.formats.format import Format
 
-POWERS_OF_TWO = ("floor", "ceil", "rceil")
+POWERS_OF_TWO = ("floor", "ceil", "rceil", "even")
 ROUNDINGS = (*POWERS_OF_TWO, "nearest")
 MAX_BLOCK = 2**20
 
@@ -25,12 +25,20 @@ class BlockFormat:
     | `"floor"`        | `2**(floor(log2(amax)) - element.max_exponent)` |
     | `"ceil"`         | `2**(ceil(log2(amax)) - element.max_exponent)`  |
     | `"rceil"`        | `2**ceil(log2(amax / element.max))`           |
+    | `"even"`         | `"floor"` of `amax` rounded to the element's mantissa |
     | `"nearest"`      | `amax / element.max`, rounded to nearest      |
 
-    The first three are for scales that are powers of two.  `"floor"` is the
-    rule of OCP Microscaling Formats (MX) 1.0, section 6.3: values of a block
-    above `element.max * scale` saturate.  The two others avoid that:
-    `"rceil"` has the smallest power of two that does.
+    The first four are for scales that are powers of two.  `"floor"` is the
+    rule of OCP Microscaling Formats (MX) 1.0, section 6.3, the largest power
+    of two up to `amax` over the element's largest: values of a block above
+    `element.max * scale` saturate.  `"ceil"` and `"rceil"` avoid that; the
+    latter, NVIDIA's rule, has the smallest power of two that does.  `"even"`
+    goes up where `amax` would round up to the next power of two.
+
+    NVFP4 is as in Transformer Engine: with `whole = 448 * 6 / amax(tensor)`,
+    a block's scale is `E4M3(amax * (whole / 6)) / whole`, which may be
+    subnormal, or zero and its block with it.  torchao, which has the same
+    scale of the tensor, keeps those of blocks at `2**-6 / whole` and above.
 
     Args:
         name: such as `"MXFP4"`.
@@ -45,9 +53,11 @@ class BlockFormat:
         ValueError: if `block_size` or `scale_rounding` is not allowed, or the
             latter does not fit `scale`.
 
-    Source: OCP Microscaling Formats (MX) Specification 1.0, section 5 (the
-    formats); torchao's `ScaleCalculationMode` (the names of the rules); arXiv
-    2509.25149, appendix (`tensor_scale`).
+    Source: OCP Microscaling Formats (MX) Specification 1.0, sections 5 (the
+    formats) and 6.3 (the scale); torchao's `ScaleCalculationMode` and
+    `to_mx` (the other rules, `prototype/mx_formats/mx_tensor.py`); arXiv
+    2509.25149, appendix, and Transformer Engine's `NVFP4QuantizerRef`
+    (`pytorch/custom_recipes/quantization_nvfp4.py`) for `tensor_scale`.
 
     >>> from tfmp.formats import E2M1, E8M0
     >>> BlockFormat("MXFP4", E2M1, 32, E8M0).bits

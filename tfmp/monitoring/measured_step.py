@@ -12,10 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfmp import probes, recipes, statistics
-from tfmp.layers.measured import NO_PROBES
 from tfmp.monitoring.operators import operators
+from tfmp.monitoring.standing import standing
 from tfmp.optimizers import LossScaleOptimizer
 from tfmp.optimizers.lost_updates import UpdateProbe
+from tfmp.pass_internals import attribute
 
 
 class Measurement(NamedTuple):
@@ -40,8 +41,8 @@ class MeasuredStep:
     `train_step`; the layers have probes while it is traced.
 
     Invariants: one armed call is one measured execution; the model's layers
-    have probes only during one.  Of two that stand one before the other, one
-    measures an execution.
+    have probes only during one.  Of several that stand one before the other,
+    all that are armed measure the same execution, and in one function.
 
     Args:
         model: within `fit`, built.
@@ -49,13 +50,14 @@ class MeasuredStep:
 
     Attributes:
         inner: the function that it stands before.
+        has_run: whether an execution was measured and not described yet.
     """
 
     def __init__(self, model: keras.Model, elements: int | None) -> None:
         self._model = model
         self.inner: Any = model.train_function
-        self._measured: Any = None
-        self._armed = self._has_run = False
+        self._functions: dict[tuple[MeasuredStep, ...], Callable] = {}
+        self._armed = self.has_run = False
         self._operators = operators(model)
         with model.distribute_strategy.scope():
             self._probes = {n: probes.Probe(elements) for n in self._operators}
@@ -87,11 +89,7 @@ class MeasuredStep:
 
     def _stands_before(self) -> bool:
         """Whether the model's function leads here, also through others."""
-        function = self._model.train_function
-        while function is not None and function != self._dispatch:
-            owner = getattr(function, "__self__", None)
-            function = getattr(owner, "inner", None)
-        return function is not None
+        return self in standing(self._model.train_function)
 
     def reading(self) -> tuple[tf.Tensor | None, tf.Tensor | None]:
         """Returns what was measured last, and forgets it, in a graph."""
@@ -109,9 +107,9 @@ class MeasuredStep:
         It is empty if no execution was measured since.
         """
         found = Measurement({}, {})
-        if not self._has_run:
+        if not self.has_run:
             return found
-        self._has_run = False
+        self.has_run = False
         read = [] if vectors is None else probes.arrays(vectors)
         for (name, operator), by_role in zip(
             self._operators.items(), read, strict=True
@@ -126,14 +124,22 @@ class MeasuredStep:
         return found._replace(in_vain=in_vain)
 
     def _dispatch(self, iterator: Any) -> Any:
-        armed, self._armed = self._armed, False
-        if not armed:
+        if not self._armed:
             return self.inner(iterator)
-        if self._measured is None:
-            self._measured = self._another_function()
-        with self._probing():
-            results = self._measured(iterator)
-        self._has_run = True
+        behind = list(standing(self.inner))
+        for each in behind:
+            if hasattr(each, "watched"):
+                iterator = each.watched(iterator)
+        steps = [each for each in behind if isinstance(each, MeasuredStep)]
+        armed = (self, *(each for each in steps if each._armed))
+        if armed not in self._functions:
+            self._functions[armed] = self._another_function()
+        with contextlib.ExitStack() as probing:
+            for each in armed:
+                probing.enter_context(each._probing())
+            results = self._functions[armed](iterator)
+        for each in armed:
+            each._armed, each.has_run = False, True
         return results
 
     def _another_function(self) -> Callable:
@@ -147,17 +153,19 @@ class MeasuredStep:
         by_layer: dict[int, dict[str, probes.Probe]] = {}
         for path, (layer, name, _) in self._operators.items():
             own = by_layer.setdefault(id(layer), {})
-            own[name] = self._probes[path]
-            layer.float8_probes = types.MappingProxyType(own)
-        if self._updates is not None:
-            self._model.optimizer.update_probe = self._updates
-        try:
-            yield
-        finally:
-            for operator in self._operators.values():
-                operator.layer.float8_probes = NO_PROBES
+            there = layer.float8_probes.get(name)
+            own[name] = probes.joined(there, self._probes[path])
+        with contextlib.ExitStack() as stack:
+            for layer, _, _ in self._operators.values():
+                fixed = types.MappingProxyType(by_layer[id(layer)])
+                stack.enter_context(attribute(layer, "float8_probes", fixed))
             if self._updates is not None:
-                self._model.optimizer.update_probe = None
+                optimizer: Any = self._model.optimizer
+                every = (*optimizer.update_probes, self._updates)
+                stack.enter_context(
+                    attribute(optimizer, "update_probes", every)
+                )
+            yield
 
 
 def _update_probe(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tfmp import sealing
+from tfmp.changes import Change, sentences
 
 JSON_LINES = "scales.jsonl"
 TENSORBOARD = "scales"
@@ -23,6 +24,7 @@ FAULTS = (OSError, tf.errors.OpError)
 
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 COUNTS = ("skipped_steps", "overflow_count")
+CHANGES = "precision_changes"  # TensorBoard's name of them
 
 
 class Sample(NamedTuple):
@@ -37,6 +39,7 @@ class Sample(NamedTuple):
         histograms: of exponents: the lowest and the counts, by tensor.
         logs: those of Keras.
         findings: what is wrong, in words.
+        changes: of precision, since the sample before.
     """
 
     step: int
@@ -47,6 +50,7 @@ class Sample(NamedTuple):
     histograms: Mapping[str, tuple[int, list[int]]] = NOTHING
     logs: Mapping[str, float] = NOTHING
     findings: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
 
     def items(self) -> dict[str, float]:
         """Returns the values by name; a count is an integer."""
@@ -72,6 +76,7 @@ class Sample(NamedTuple):
             "logs": _finite(self.logs),
             "histograms": dict(self.histograms),
             "findings": list(self.findings),
+            "changes": [change.to_dict() for change in self.changes],
         }
         record |= {name: value for name, value in more.items() if value}
         return json.dumps(record, allow_nan=False)
@@ -86,6 +91,8 @@ class Sample(NamedTuple):
             value(tag=f"{name}/exponents", histo=_histogram(*histogram))
             for name, histogram in self.histograms.items()
         ]
+        if self.changes:
+            values.append(_text(CHANGES, sentences(self.changes)))
         return tf.compat.v1.Summary(value=values).SerializeToString()
 
 
@@ -105,6 +112,17 @@ def _histogram(lowest: int, counts: list[int]) -> Any:
         sum_squares=sum(n * n * count for n, count in pairs),
         bucket_limit=[lowest, *(n + 1 for n in numbers)],
         bucket=[0, *counts],
+    )
+
+
+def _text(name: str, paragraphs: list[str]) -> Any:
+    """Returns paragraphs as TensorBoard's tab of texts has them."""
+    v1 = tf.compat.v1
+    plugin = v1.SummaryMetadata.PluginData(plugin_name="text")
+    return v1.Summary.Value(
+        tag=name,
+        tensor=tf.make_tensor_proto("\n\n".join(paragraphs), tf.string),
+        metadata=v1.SummaryMetadata(plugin_data=plugin),
     )
 
 

@@ -39,6 +39,7 @@ class Sampler:
         self._measuring: MeasuredStep | None = None
         self._state: Any = None
         self._function: Any = None
+        self._held: Measurement | None = None
 
     @property
     def traces(self) -> int:
@@ -79,9 +80,7 @@ class Sampler:
         """
         self._function = self._function or self._reading_function()
         state, *vectors = map(_array, self._function())
-        measured = Measurement({}, {})
-        if self._measuring is not None:
-            measured = self._measuring.described(*vectors)
+        measured = self._measured(*vectors)
         named, numbers = self._state.named(state), _scalars(logs)
         skipped = named.get("skipped_steps", math.nan)
         loss = numbers.get("loss", 0.0)
@@ -97,6 +96,24 @@ class Sampler:
             numbers,
             tuple(findings),
         )
+
+    def _measured(self, *vectors: np.ndarray | None) -> Measurement:
+        held, self._held = self._held, None
+        if self._measuring is not None and self._measuring.has_run:
+            return self._measuring.described(*vectors)
+        return held or Measurement({}, {})
+
+    def knowledge(self) -> list[Any] | None:
+        """Returns what was measured and not taken yet, None for nothing."""
+        if self._measuring is not None and self._measuring.has_run:
+            self._function = self._function or self._reading_function()
+            _, *vectors = map(_array, self._function())
+            self._held = self._measuring.described(*vectors)
+        return None if self._held is None else list(self._held)
+
+    def go_on_from(self, knowledge: list[Any] | None) -> None:
+        """Takes back what `knowledge` returned."""
+        self._held = None if knowledge is None else Measurement(*knowledge)
 
     def _reading_function(self) -> Any:
         state, measuring = self._state, self._measuring

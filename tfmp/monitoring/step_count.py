@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 
 
@@ -27,6 +30,16 @@ class StepCount:
         self._first_batch: int | None = None
         self._batches: int | None = None
         self._was_due = self._was_first = False
+
+    def knowledge(self) -> dict[str, Any]:
+        """Returns where it is, as JSON-serialisable values."""
+        known = dict(vars(self))
+        del known["_every"]
+        return known
+
+    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
+        """Goes to where `knowledge` was asked for."""
+        vars(self).update(knowledge)
 
     @property
     def in_epoch(self) -> bool:

@@ -90,7 +90,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
     """
 
     _amax: Any = None
-    update_probe: Any = None  # a monitor's, while a measured step is traced
+    update_probes: Any = ()  # monitors', while a measured step is traced
 
     def __init__(
         self,
@@ -249,7 +249,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
             ]
         inner, updates = self.inner_optimizer, (grads, trainable_variables)
         first = internals.starts_accumulation(inner)
-        with lost_updates.watched(self.update_probe, inner, updates):
+        with lost_updates.watched(self.update_probes, inner, updates):
             inner.apply(*updates)
         self.steps_since_overflow.assign_add(1)
         self.skipped_in_a_row.assign(tf.zeros([], tf.int64))

@@ -85,13 +85,13 @@ class UpdateProbe:
         return lost / every if every else float("nan")
 
 
-def watched(
-    probe: UpdateProbe | None, *arguments: Any
-) -> contextlib.AbstractContextManager[None]:
-    """Returns `probe.watching(*arguments)`, which does nothing without one."""
-    if probe is None:
-        return contextlib.nullcontext()
-    return probe.watching(*arguments)
+@contextlib.contextmanager
+def watched(probes: Sequence[UpdateProbe], *arguments: Any) -> Iterator[None]:
+    """Has each of the probes watch; see `UpdateProbe.watching`."""
+    with contextlib.ExitStack() as stack:
+        for probe in probes:
+            stack.enter_context(probe.watching(*arguments))
+        yield
 
 
 def _count(condition: tf.Tensor) -> tf.Tensor:

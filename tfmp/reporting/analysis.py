@@ -58,6 +58,7 @@ class Analysis:
             },
             "findings": [found._asdict() for found in self.findings],
             "said": [list(each) for each in self.run.said],
+            "changes": [each.to_dict() for each in self.run.changes],
             "tensors": [each.to_dict() for each in self.standings],
             "notes": list(self.run.notes),
         }

@@ -41,6 +41,7 @@ def draw(runs: Mapping[str, Run], name: str) -> Plot | None:
     for axes, (_, title, paint) in zip(grid[:, 0], panels, strict=True):
         drawing.tidy(axes, title)
         paint(axes, runs)
+        _mark_changes(axes, runs)
     grid[-1, 0].set_xlabel("step", fontsize=8, color=drawing.TEXT)
     if len(runs) > 1:
         grid[0, 0].legend(fontsize=8, frameon=False, ncols=3)
@@ -49,6 +50,8 @@ def draw(runs: Mapping[str, Run], name: str) -> Plot | None:
         "The loss is Keras' running mean of the epoch. Crosses: steps were "
         "skipped since the sample before."
     )
+    if any(run.changes for run in runs.values()):
+        caption += " Dotted lines: precision was changed."
     return Plot(
         name, drawing.png(figure), f"Loss and loss scale. {text}", caption
     )
@@ -88,6 +91,15 @@ def _mark_skips(axes: Any, run: Run, heights: np.ndarray, color: str) -> None:
     axes.scatter(run.steps[at], heights[at], color=drawing.LOST, **marker)
     for step in run.steps[at]:
         axes.axvline(step, color=color, linewidth=0.5, alpha=0.3)
+
+
+def _mark_changes(axes: Any, runs: Mapping[str, Run]) -> None:
+    """Marks the steps before which precision was changed."""
+    for at, run in enumerate(runs.values()):
+        color = drawing.run_style(at)["color"]
+        line = {"color": color, "linestyle": ":", "linewidth": 1.0}
+        for step in {change.step for change in run.changes}:
+            axes.axvline(step, alpha=0.6, **line)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

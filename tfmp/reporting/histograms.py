@@ -12,7 +12,8 @@ from tfmp import formats
 from tfmp.formats import Format
 from tfmp.reporting import drawing
 from tfmp.reporting.drawing import Plot
-from tfmp.reporting.logs import Histogram, Run
+from tfmp.reporting.log_table import Histogram
+from tfmp.reporting.logs import Run
 from tfmp.reporting.ranking import Standing
 from tfmp.reporting.verdicts import percent
 

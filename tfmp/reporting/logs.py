@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import dataclasses
 import json
 import math
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from tfmp import checks
+from tfmp.changes import Change
+from tfmp.reporting.log_table import Histogram, Table
 
 SAMPLES, ABOUT = "scales.jsonl", "run.json"
 ROLES = ("inputs", "kernel", "grads")
@@ -26,21 +27,6 @@ MEASURES = (
     "range_share",
     "lag",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Histogram:
-    """How often each exponent of a scaled tensor was seen.
-
-    Attributes:
-        step: of the sample.
-        first: the exponent of the first count.
-        counts: of consecutive exponents.
-    """
-
-    step: int
-    first: int
-    counts: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +44,7 @@ class Run:
         tensors: `<layer path>/<role>`, in the log's order.
         histograms: of each tensor the newest one.
         said: what the monitor warned of, with the step.
+        changes: of precision, in their order.
         notes: what else to know about the log.
     """
 
@@ -69,6 +56,7 @@ class Run:
     tensors: tuple[str, ...]
     histograms: dict[str, Histogram]
     said: tuple[tuple[int, str], ...] = ()
+    changes: tuple[Change, ...] = ()
     notes: tuple[str, ...] = ()
 
     def values(self, key: str) -> np.ndarray:
@@ -104,7 +92,7 @@ def read(log_dir: Any) -> Run:
     """
     folder = _checked_folder(checks.path("log_dir", log_dir))
     about, notes = _read_about(folder / ABOUT)
-    table = _Table()
+    table = Table()
     with open(folder / SAMPLES, "rb") as lines:
         for sample in _samples(lines, notes):
             table.add(sample)
@@ -125,6 +113,7 @@ def read(log_dir: Any) -> Run:
         *(folder, about, steps, seconds, series, tensors),
         histograms=table.histograms,
         said=tuple(table.said),
+        changes=tuple(change for _, change in table.changes),
         notes=tuple(notes),
     )
 
@@ -185,89 +174,6 @@ def _samples(
         yield found
     if broken:
         notes.append(f"{broken} lines of {SAMPLES} are not samples.")
-
-
-class _Table:
-    """Columns that grow with each sample."""
-
-    def __init__(self) -> None:
-        self.steps = array.array("q")
-        self.seconds = array.array("d")
-        self.histograms: dict[str, Histogram] = {}
-        self.said: list[tuple[int, str]] = []
-        self.replaced = 0
-        self._columns: dict[str, array.array[float]] = {}
-
-    def add(self, sample: dict[str, Any]) -> None:
-        """Takes in a sample, in place of any from its step on."""
-        self._go_back_to(sample["step"])
-        rows = len(self.steps)
-        self.steps.append(sample["step"])
-        time = sample["time"]
-        self.seconds.append(math.nan if not _is_number(time) else time)
-        for key, value in _scalars(sample):
-            column = self._columns.setdefault(key, array.array("d"))
-            column.extend([math.nan] * (rows - len(column)))
-            column.append(value)
-        texts = sample.get("findings")
-        for text in texts if isinstance(texts, list) else ():
-            self.said.append((sample["step"], str(text)))
-        found = sample.get("histograms")
-        for tensor, histogram in _items(found):
-            if _is_histogram(histogram):
-                first, counts = histogram
-                self.histograms[tensor] = Histogram(
-                    sample["step"], first, tuple(map(float, counts))
-                )
-
-    def _go_back_to(self, step: int) -> None:
-        if not self.steps or self.steps[-1] < step:
-            return
-        while self.steps and self.steps[-1] >= step:
-            self.replaced += self.steps.pop() > step
-            self.seconds.pop()
-        for column in self._columns.values():
-            del column[len(self.steps) :]
-        self.said = [each for each in self.said if each[0] < step]
-
-    def series(self) -> dict[str, np.ndarray]:
-        """Returns the columns, all of one length."""
-        found = {}
-        for key, column in self._columns.items():
-            found[key] = np.full(len(self.steps), np.nan)
-            found[key][: len(column)] = column
-        return found
-
-
-def _scalars(sample: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    logs = {f"logs/{key}": v for key, v in _items(sample.get("logs"))}
-    for key, value in [*sample.items(), *logs.items()]:
-        if key in ("step", "epoch", "time"):
-            continue
-        if value is None:
-            yield key, math.inf  # as JSON has what is not finite
-        elif _is_number(value):
-            yield key, float(value)
-
-
-def _items(value: Any) -> Iterable[tuple[str, Any]]:
-    return value.items() if isinstance(value, dict) else ()
-
-
-def _is_number(value: object) -> bool:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return False
-    return isinstance(value, float) or abs(value) < 2**1000
-
-
-def _is_histogram(value: Any) -> bool:
-    pair = isinstance(value, list) and len(value) == 2
-    if not pair or not isinstance(value[0], int):
-        return False
-    counts = value[1]
-    return isinstance(counts, list) and all(
-        _is_number(count) and 0 <= count < math.inf for count in counts
-    )
 
 
 def _tensor(key: str) -> str | None:

@@ -7,6 +7,7 @@ import datetime
 import math
 from collections.abc import Iterable, Sequence
 
+from tfmp.reporting import change_table
 from tfmp.reporting.analysis import Analysis
 from tfmp.reporting.drawing import Plot
 from tfmp.reporting.markup import Html, element, joined, table
@@ -129,10 +130,13 @@ def _short_worst(analysis: Analysis) -> Html:
 def _run(
     analysis: Analysis, plots: Sequence[Plot], identity: str, several: bool
 ) -> Html:
+    changes = analysis.run.changes
+    changed = [change_table.render(changes)] if changes else []
     return element(
         "section",
         *([element("h2", analysis.name)] if several else []),
         element("div", _facts(analysis), _verdict(analysis), class_="card"),
+        *(element("div", each, class_="card") for each in changed),
         element("div", _worst(analysis), class_="card"),
         *map(_figure, plots),
         id=identity,

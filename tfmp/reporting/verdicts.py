@@ -31,6 +31,7 @@ def findings(run: Run, standings: Sequence[Standing]) -> list[Finding]:
     found = [
         _loss(run),
         *_said(run),
+        _rollbacks(run),
         _tensors(run, standings),
         _skipped(run),
         _loss_scale(run),
@@ -47,6 +48,17 @@ def _said(run: Run) -> list[Finding]:
         Finding(LOOK, f"The monitor warned at step {step}. {text}.")
         for step, text in run.said[:MOST_SAID]
     ]
+
+
+def _rollbacks(run: Run) -> Finding | None:
+    steps = [str(c.step) for c in run.changes if c.kind == "rollback"]
+    if not steps:
+        return None
+    return Finding(
+        LOOK,
+        f"The training went back to an earlier state at step "
+        f"{', '.join(steps[:MOST_SAID])}: see the changes of precision.",
+    )
 
 
 def in_words(standing: Standing) -> str:

@@ -19,11 +19,15 @@ class LossState(NamedTuple):
         losses: in the window.
         seen: batches that the epoch's mean is of.
         mean: the epoch's mean.
+        last: the last loss.
+        above: losses above the bound up to the last.
     """
 
     losses: tuple[float, ...]
     seen: int
     mean: float
+    last: float
+    above: int
 
 
 class LossWatch:
@@ -81,8 +85,16 @@ class LossWatch:
         return math.isfinite(self._loss)
 
     def state(self) -> LossState:
-        """Returns what `go_back` takes."""
-        return LossState(tuple(self._losses), self._seen, self._mean)
+        """Returns what `go_back` and `go_on_from` take."""
+        losses = tuple(self._losses)
+        return LossState(
+            losses, self._seen, self._mean, self._loss, self._above
+        )
+
+    def go_on_from(self, state: LossState) -> None:
+        """Takes over what was known when `state` was asked for."""
+        self.go_back(state, to_epoch=True)
+        self._loss, self._above = state.last, state.above
 
     def go_back(self, state: LossState, to_epoch: bool) -> None:
         """Follows a training that goes back.

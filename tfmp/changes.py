@@ -65,6 +65,23 @@ underflow
         )
 
 
+def merged(changes: Iterable[Change], named: int = MAX_NAMED) -> list[Change]:
+    """Returns those alike but for the layer as one, with all their layers.
+
+    Args:
+        changes: in their order.
+        named: layers to name, of more the number.
+    """
+    alike: dict[Change, list[str]] = {}
+    for change in changes:
+        key = dataclasses.replace(change, layer="")
+        alike.setdefault(key, []).append(change.layer)
+    return [
+        dataclasses.replace(change, layer=_listed(layers, named))
+        for change, layers in alike.items()
+    ]
+
+
 def sentences(changes: Iterable[Change]) -> list[str]:
     """Returns changes in words; those alike but for the layer in one.
 
@@ -73,14 +90,7 @@ def sentences(changes: Iterable[Change]) -> list[str]:
     >>> sentences(both)
     ['step 8: a, b from mixed_float8 to float32: the schedule says so']
     """
-    alike: dict[Change, list[str]] = {}
-    for change in changes:
-        key = dataclasses.replace(change, layer="")
-        alike.setdefault(key, []).append(change.layer)
-    return [
-        str(dataclasses.replace(change, layer=_listed(layers)))
-        for change, layers in alike.items()
-    ]
+    return [str(change) for change in merged(changes)]
 
 
 def tell(changes: Sequence[Change]) -> None:
@@ -96,7 +106,6 @@ def tell(changes: Sequence[Change]) -> None:
             logging.getLogger("tfmp").info(sentence)
 
 
-def _listed(layers: Sequence[str]) -> str:
-    named = ", ".join(layers[:MAX_NAMED])
-    more = len(layers) - MAX_NAMED
+def _listed(layers: Sequence[str], most: int) -> str:
+    named, more = ", ".join(layers[:most]), len(layers) - most
     return f"{named} and {more} more" if more > 0 else named
