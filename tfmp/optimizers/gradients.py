@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tfmp import checks, scaling
@@ -120,3 +121,21 @@ def _joined(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
     ]
     large = [g for g, n in pairs if n >= SMALL]
     return [*large, tf.concat(small, 0)] if small else large
+
+
+def unscaled(
+    gradients: Sequence[Any], variables: Sequence[Any], scale: tf.Tensor
+) -> list[Any]:
+    """Returns the gradients of the loss, from those of the scaled loss.
+
+    Args:
+        gradients: one a variable, or None.
+        variables: of one that is overwritten with its gradient, that stays.
+        scale: the loss scale.
+    """
+    return [
+        gradient
+        if gradient is None or getattr(v, "overwrite_with_gradient", False)
+        else keras.ops.divide(gradient, scale)
+        for gradient, v in zip(gradients, variables, strict=True)
+    ]

@@ -14,7 +14,7 @@ from tfmp import internals, replicas, undoing
 from tfmp.layers.state import is_amax
 from tfmp.optimizers import arguments, lost_updates, saved_state
 from tfmp.optimizers.amax_history import AmaxHistory
-from tfmp.optimizers.gradients import fault
+from tfmp.optimizers.gradients import fault, unscaled
 from tfmp.optimizers.lifting import lifted
 from tfmp.optimizers.scale_rule import ScaleRule, ScaleState
 
@@ -241,12 +241,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         [verdict], (grads, trainable_variables) = grads, trainable_variables
         scale = self.rule.in_use(self.dynamic_scale)
         if self.rule.dynamic or self.initial_scale != 1.0:
-            grads = [
-                g
-                if g is None or self._overwrite_variable_with_gradient(v)
-                else keras.ops.divide(g, scale)
-                for g, v in zip(grads, trainable_variables, strict=True)
-            ]
+            grads = unscaled(grads, trainable_variables, scale)
         inner, updates = self.inner_optimizer, (grads, trainable_variables)
         first = internals.starts_accumulation(inner)
         with lost_updates.watched(self.update_probes, inner, updates):
