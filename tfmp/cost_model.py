@@ -95,7 +95,7 @@ TARGETS = {
 }
 
 
-class Peaks(NamedTuple):
+class _Peaks(NamedTuple):
     """TFLOP/s of a data sheet, dense; float32 products are TF32."""
 
     float64: float
@@ -104,13 +104,13 @@ class Peaks(NamedTuple):
     float8: float
 
 
-HOPPER = Peaks(67, 495, 989, 1979)
+HOPPER = _Peaks(67, 495, 989, 1979)
 PEAKS = {
     "h200": HOPPER,
     "h100": HOPPER,
-    "b200": Peaks(40, 1100, 2250, 4500),
-    "l40s": Peaks(1.43, 183, 362, 733),
-    "l4": Peaks(0.47, 60, 121, 242),
+    "b200": _Peaks(40, 1100, 2250, 4500),
+    "l40s": _Peaks(1.43, 183, 362, 733),
+    "l4": _Peaks(0.47, 60, 121, 242),
 }
 
 
