@@ -158,8 +158,16 @@ def done(args: Any) -> dict[str, list[dict[str, Any]]]:
     """Returns the rows of an earlier run, by workload."""
     if not (args.resume and pathlib.Path(args.out).exists()):
         return {}
-    workloads = json.loads(pathlib.Path(args.out).read_text())["workloads"]
-    return {name: found["runs"] for name, found in workloads.items()}
+    found = json.loads(pathlib.Path(args.out).read_text())
+    if found.get("settings") != settings(args):
+        raise SystemExit(f"{args.out} is of other settings than these.")
+    return {name: each["runs"] for name, each in found["workloads"].items()}
+
+
+def settings(args: Any) -> dict[str, int | bool]:
+    """Returns what rows of one file have in common."""
+    names = "epochs", "batches", "target_batch", "quick"
+    return {name: getattr(args, name) for name in names}
 
 
 def arguments() -> Any:
@@ -173,6 +181,8 @@ def arguments() -> Any:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--resume", action="store_true", help="what --out has")
     args = parser.parse_args()
+    if args.resume and not args.out:
+        parser.error("--resume needs --out")
     if args.quick:
         args.rounds, args.epochs = 1, 1
     return args
@@ -192,7 +202,8 @@ def main() -> None:
         for seed in sorted(set(range(args.rounds)) - {r["seed"] for r in rows}):
             rows = rows + run(task, split, seed, args)
             results[name] = {"summary": summary(rows), "runs": rows}
-            measuring.write(args.out, {"workloads": results})
+            written = {"settings": settings(args), "workloads": results}
+            measuring.write(args.out, written)
         for choice, row in results[name]["summary"].items():
             print(
                 f"  {choice:50}{row['test_loss']:.5f} ± {row['deviation']:.5f}"

@@ -1,6 +1,7 @@
 """tfmp.contractions: what runs, what is kept, and where it may stand."""
 
 import functools
+import logging
 import re
 import subprocess
 import sys
@@ -351,6 +352,19 @@ def test_compiles_once_a_shape():
         forward, backward = compiled(batch)
         assert forward.experimental_get_tracing_count() == 1
         assert backward.experimental_get_tracing_count() == 1
+
+
+def test_many_shapes_are_not_taken_for_one_function_traced_too_often():
+    logger, said = logging.getLogger("tensorflow"), []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger.addHandler(handler)
+    try:
+        for rows in range(1, 9):
+            ops.matmul(tf.ones([16 * rows, 16]), tf.ones([16, 16]))
+    finally:
+        logger.removeHandler(handler)
+    assert not [each for each in said if "retracing" in each]
 
 
 def test_equal_recipes_do_not_retrace_a_function():

@@ -15,8 +15,7 @@ def lifted() -> Iterator[None]:
 
     Keras builds an optimizer when the first step is traced.  A `tf.function`
     that has made variables is traced again, with a branch for each variable's
-    first value: two fifths of the time that a deep model's step is traced.
-    A strategy makes variables in its own way, and is left to it.
+    first value.  A strategy makes variables in its own way, and is left to it.
     """
     if tf.distribute.has_strategy():
         yield
