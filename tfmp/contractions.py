@@ -29,7 +29,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmp import emulated_passes, naming, passes, recipes, statistics
+from tfmp import emulated_passes, naming, passes, recipes
 
 COMPUTE_DTYPES = (tf.bfloat16, tf.float16, tf.float32)
 
@@ -67,12 +67,11 @@ def contract(
     )
 
     roles = recipes.ROLES if probe is not None else ()
-    take_in = {role: probe.taker(role) for role in roles}
+    takers = {role: probe.taker(role) for role in roles}
 
-    def amax_of(role: str, seen: statistics.Seen) -> tf.Tensor:
-        if seen.statistics is not None:
-            take_in[role](seen.statistics)
-        return seen.amax
+    def take_in(role: str, measured: tf.Tensor | None) -> None:
+        if measured is not None:
+            takers[role](measured)
 
     @tf.custom_gradient
     def run(
@@ -81,7 +80,9 @@ def contract(
         # Eager mode records what runs here too, but forward has no gradient.
         tensors = map(tf.stop_gradient, (inputs, kernel, amax))
         result, saved, seen = forward(*tensors)
-        observed = list(map(amax_of, ("inputs", "kernel"), seen))
+        for role, each in zip(("inputs", "kernel"), seen, strict=True):
+            take_in(role, each.statistics)
+        observed = [each.amax for each in seen]
         kernel_dtype = kernel.dtype  # grad() must not keep the kernel
 
         @naming.gradient
@@ -89,8 +90,8 @@ def contract(
             # Into the gradient's graph: calling a compiled function captures
             # as XLA does, which the gradient of `tf.cond` cannot resolve.
             kept = tf.nest.map_structure(_identity, (saved, amax, observed))
-            d_inputs, d_kernel, seen = backward(upstream, *kept[:2])
-            d_amax = tf.stack([*kept[2], amax_of("grads", seen)])
+            d_inputs, d_kernel, d_amax, measured = backward(upstream, *kept)
+            take_in("grads", measured)
             d_kernel = tf.cast(d_kernel, kernel_dtype)
             return *_differentiated_once(d_inputs, d_kernel), d_amax
 

@@ -70,14 +70,14 @@ class Program:
         return result, saved, [statistics.Seen(tf.constant(0.0))] * 2
 
     def backward(
-        self, upstream: tf.Tensor, saved: Any, amax: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, statistics.Seen]:
+        self, upstream: tf.Tensor, saved: Any, amax: tf.Tensor, observed: Any
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, None]:
         """Returns the gradients of inputs and kernel; nothing observed."""
         values = {**saved, "grads": upstream}
         d_inputs = self.product("input_grad", values, upstream.dtype)
         d_kernel = self.product("kernel_grad", values, self.kernel_dtype)
         gradients = map(tf.stop_gradient, (d_inputs, d_kernel))
-        return (*gradients, statistics.Seen(tf.constant(0.0)))
+        return *gradients, tf.zeros_like(amax), None
 
     def product(
         self, name: str, values: dict[str, tf.Tensor], dtype: tf.DType

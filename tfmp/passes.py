@@ -99,14 +99,26 @@ class Program:
         return result, saved, [inputs_seen, kernel_seen]
 
     def backward(
-        self, upstream: tf.Tensor, saved: Saved, amax: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, statistics.Seen]:
-        """Returns the gradients of inputs and kernel; upstream as seen."""
+        self,
+        upstream: tf.Tensor,
+        saved: Saved,
+        amax: tf.Tensor,
+        observed: list[tf.Tensor],
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor | None]:
+        """Returns the gradients of inputs and kernel, and what was seen.
+
+        That is the amax of every role, those of inputs and kernel as they were
+        `observed`; and the statistics of `upstream`, if they are measured.
+        """
         inputs = _unpack(saved.inputs, self.recipe.format("inputs").dtype)
         kernel = _unpack(saved.kernel, self.recipe.format("kernel").dtype)
-        observed = {"grads": self.amax("grads", upstream)}
-        known = scales.backward(self.recipe, amax, observed, saved.scales)
-        low, seen = self.quantize("grads", upstream, observed, known)
+        own = self.amax("grads", upstream)
+        known, d_amax = scales.backward(
+            *(self.recipe, self.training, amax),
+            tf.stack([*observed, own]),
+            saved.scales,
+        )
+        low, seen = self.quantize("grads", upstream, {"grads": own}, known)
 
         def grads(product: str) -> Operand:
             return low if self.recipe.in_float8(product) else Operand(upstream)
@@ -120,7 +132,7 @@ class Program:
             "kernel_grad", inputs, grads("kernel_grad"), dtype, known
         )
         # A tape around would look for the gradients of what runs in here.
-        results = d_inputs, d_kernel, seen
+        results = d_inputs, d_kernel, d_amax, seen.statistics
         return tf.nest.map_structure(_stopped, results)
 
     def amax(self, role: str, x: tf.Tensor) -> tf.Tensor:

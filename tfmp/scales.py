@@ -5,16 +5,19 @@
 
 They come as early as they can: with delayed scaling all of them before an
 activation is looked at, with current scaling those of inputs and kernel in the
-forward pass, the rest in the backward pass.  All of delayed scaling stands
-behind one barrier, which has XLA compute it in one kernel; otherwise each
-product repeats the arithmetic.  Behind a barrier, current scaling would hide
+forward pass, the rest in the backward pass.  There they are computed again, in
+vectors of all roles: XLA gives each scalar a kernel of its own.
+
+What is needed as a scalar stands behind a barrier, which has XLA compute it in
+one kernel; otherwise each product repeats the arithmetic.  But for the scales
+of inputs and kernel under current scaling: behind a barrier, they would hide
 from XLA that layers quantize the same input alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -59,25 +62,43 @@ def forward(
         observed: of the inputs and the kernel, their own amax.  A kernel that
             no step has observed can be looked at.
     """
-    powers = _delayed(recipe, amax, observed["kernel"]) if training else {}
-    early = _beside(Scales({}, {}), powers)
-    flat = tf.nest.flatten(early)
-    if flat:
-        early = tf.nest.pack_sequence_as(early, stablehlo.barrier(*flat))
-    return _beside(early, powers | _own(recipe, amax, observed, powers))
+    delayed = list(filter(recipe.is_delayed, _quantized(recipe)))
+    early = Scales({}, {})
+    powers = {}
+    if training and delayed:
+        assumed = _assumed(recipe, training, amax, observed["kernel"])
+        powers = _powers(recipe, assumed, delayed)
+        early = _together(_beside(early, powers))
+    found = _beside(early, powers | _own(recipe, amax, observed, powers))
+    late = {k: v for k, v in found.factors.items() if k not in early.factors}
+    return found._replace(factors=early.factors | _together(late))
 
 
 def backward(
     recipe: recipes.Float8Recipe,
+    training: bool,
     amax: tf.Tensor,
-    observed: Mapping[str, tf.Tensor],
+    observed: tf.Tensor,
     known: Scales,
-) -> Scales:
-    """Returns what was `known` and what the backward pass knows beside it."""
-    powers = {
-        role: Power(scale, 1 / scale) for role, scale in known.scales.items()
-    }
-    return _beside(known, powers | _own(recipe, amax, observed, powers))
+) -> tuple[Scales, tf.Tensor]:
+    """Returns what was `known` and what the backward pass knows beside it.
+
+    Args:
+        recipe: formats and scaling of the roles.
+        training: as in the forward pass.
+        amax: float32 of shape `[3]`: what to assume of each role.
+        observed: float32 of shape `[3]`: of each role, its own amax.
+        known: what the forward pass knew.
+
+    Returns:
+        The scales, and `observed`, which is computed beside them.
+    """
+    roles = _quantized(recipe)
+    if set(roles) <= set(known.scales):
+        return known, observed
+    assumed = _assumed(recipe, training, amax, observed)
+    powers = _powers(recipe, assumed, roles)
+    return _together((_beside(known, powers), observed))
 
 
 def _beside(known: Scales, powers: dict[str, Power]) -> Scales:
@@ -117,24 +138,55 @@ def _own(
     return powers
 
 
-def _delayed(
-    recipe: recipes.Float8Recipe, amax: tf.Tensor, kernel_amax: tf.Tensor
-) -> dict[str, Power]:
-    """Returns the scales of the roles under delayed scaling.
+def _assumed(
+    recipe: recipes.Float8Recipe,
+    training: bool,
+    amax: tf.Tensor,
+    observed: tf.Tensor,
+) -> tf.Tensor:
+    """Returns what the scale of each role follows from, float32 `[3]`.
 
-    Of all three at once, in vectors: that is a third of the operations.
+    `scaling.assumed_amax` of the roles that are delayed, `observed` of others.
     """
-    roles = [
-        role
+    delayed = [recipe.is_delayed(role) for role in recipes.ROLES]
+    if not any(delayed):
+        return observed
+    looks = [not (training and d) for d in delayed]
+    looks[recipes.ROLES.index("kernel")] = True
+    priors = [
+        scaling.PRIOR_AMAX.get((role, recipe.format(role).name), 0.0)
         for role in recipes.ROLES
-        if recipe.is_delayed(role) and recipe.quantizes(role)
     ]
-    if not roles:
-        return {}
+    otherwise = tf.where(looks, observed, priors)
+    if not all(delayed):
+        amax = tf.where(delayed, amax, 0.0)
+    return tf.where(scaling.is_observed(amax), amax, otherwise)
+
+
+def _powers(
+    recipe: recipes.Float8Recipe,
+    assumed: tf.Tensor,
+    roles: Sequence[str],
+) -> dict[str, Power]:
+    """Returns the scales of some `roles` from what is assumed of all.
+
+    In vectors: that is a third of the operations.
+    """
     targets = [recipe.format(role) for role in recipes.ROLES]
-    known = scaling.assumed_amaxes(amax, kernel_amax, targets)
-    exponents = scaling.scale_exponent(known, targets, recipe.margin)
+    exponents = scaling.scale_exponent(assumed, targets, recipe.margin)
     vectors = scaling.exp2(exponents), scaling.exp2(-exponents)
     each = map(Power, *(tf.unstack(v, len(recipes.ROLES)) for v in vectors))
     powers = dict(zip(recipes.ROLES, each, strict=True))
     return {role: powers[role] for role in roles}
+
+
+def _quantized(recipe: recipes.Float8Recipe) -> list[str]:
+    return list(filter(recipe.quantizes, recipes.ROLES))
+
+
+def _together(nest: Any) -> Any:
+    """Returns a nest of tensors, behind one barrier."""
+    flat = tf.nest.flatten(nest)
+    if not flat:
+        return nest
+    return tf.nest.pack_sequence_as(nest, stablehlo.barrier(*flat))

@@ -202,27 +202,6 @@ def assumed_amax(
     return tf.where(is_observed(known), known, otherwise)
 
 
-def assumed_amaxes(
-    amax: tf.Tensor,
-    kernel_amax: tf.Tensor,
-    targets: Sequence[formats.Format],
-) -> tf.Tensor:
-    """Returns `assumed_amax` of all roles, float32 of shape `[3]`.
-
-    Args:
-        amax: float32 of shape `[3]`.
-        kernel_amax: the kernel's own, where `amax` has none.
-        targets: the roles' formats.
-    """
-    priors = [
-        PRIOR_AMAX.get((role, target.name), 0.0)
-        for role, target in zip(recipes.ROLES, targets, strict=True)
-    ]
-    is_kernel = [role == "kernel" for role in recipes.ROLES]
-    otherwise = tf.where(is_kernel, kernel_amax, priors)
-    return tf.where(is_observed(amax), amax, otherwise)
-
-
 def push(history: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:
     """Puts an observation in front of a history and drops the oldest.
 
