@@ -80,7 +80,11 @@ class Program:
             "inputs": self.amax("inputs", inputs),
             "kernel": scaling.amax(kernel),
         }
-        known = scales.forward(self.recipe, self.training, amax, seen)
+        known = scales.forward(
+            *(self.recipe, self.training, amax),
+            seen,
+            self.factor_dtype(inputs.dtype),
+        )
         low_inputs, inputs_seen = self.quantize("inputs", inputs, seen, known)
         low_kernel, kernel_seen = self.quantize("kernel", kernel, seen, known)
 
@@ -117,6 +121,7 @@ class Program:
             *(self.recipe, self.training, amax),
             tf.stack([*observed, own]),
             saved.scales,
+            self.factor_dtype(upstream.dtype),
         )
         low, seen = self.quantize("grads", upstream, {"grads": own}, known)
 
@@ -134,6 +139,15 @@ class Program:
         # A tape around would look for the gradients of what runs in here.
         results = d_inputs, d_kernel, d_amax, seen.statistics
         return tf.nest.map_structure(_stopped, results)
+
+    def factor_dtype(self, dtype: tf.DType) -> tf.DType:
+        """Returns the dtype of factors, for results of a dtype.
+
+        GPU libraries take a product of matrices with its factor in float32.  A
+        batch of them they leave to what reads the result, in its dtype.
+        """
+        batch = getattr(self.contraction, "batch", "")
+        return _wide(dtype) if batch else tf.float32
 
     def amax(self, role: str, x: tf.Tensor) -> tf.Tensor:
         """Returns the amax of a tensor, zero if nobody quantizes it."""

@@ -50,6 +50,7 @@ def forward(
     training: bool,
     amax: tf.Tensor,
     observed: Mapping[str, tf.Tensor],
+    dtype: tf.DType,
 ) -> Scales:
     """Returns what the forward pass can know.
 
@@ -61,6 +62,7 @@ def forward(
         amax: float32 of shape `[3]`: what to assume of each role.
         observed: of the inputs and the kernel, their own amax.  A kernel that
             no step has observed can be looked at.
+        dtype: of the factors.
     """
     delayed = list(filter(recipe.is_delayed, _quantized(recipe)))
     early = Scales({}, {})
@@ -68,8 +70,9 @@ def forward(
     if training and delayed:
         assumed = _assumed(recipe, training, amax, observed["kernel"])
         powers = _powers(recipe, assumed, delayed)
-        early = _together(_beside(early, powers))
-    found = _beside(early, powers | _own(recipe, amax, observed, powers))
+        early = _together(_beside(early, powers, dtype))
+    own = _own(recipe, amax, observed, powers)
+    found = _beside(early, powers | own, dtype)
     late = {k: v for k, v in found.factors.items() if k not in early.factors}
     return found._replace(factors=early.factors | _together(late))
 
@@ -80,6 +83,7 @@ def backward(
     amax: tf.Tensor,
     observed: tf.Tensor,
     known: Scales,
+    dtype: tf.DType,
 ) -> tuple[Scales, tf.Tensor]:
     """Returns what was `known` and what the backward pass knows beside it.
 
@@ -89,6 +93,7 @@ def backward(
         amax: float32 of shape `[3]`: what to assume of each role.
         observed: float32 of shape `[3]`: of each role, its own amax.
         known: what the forward pass knew.
+        dtype: of the factors.
 
     Returns:
         The scales, and `observed`, which is computed beside them.
@@ -98,16 +103,19 @@ def backward(
         return known, observed
     assumed = _assumed(recipe, training, amax, observed)
     powers = _powers(recipe, assumed, roles)
-    return _together((_beside(known, powers), observed))
+    return _together((_beside(known, powers, dtype), observed))
 
 
-def _beside(known: Scales, powers: dict[str, Power]) -> Scales:
+def _beside(known: Scales, powers: dict[str, Power], dtype: tf.DType) -> Scales:
     """Returns what is `known`, and beside it what `powers` make known."""
+
+    def factor(lhs: str, rhs: str) -> tf.Tensor:
+        inverse = powers[lhs].inverse * powers[rhs].inverse
+        return tf.cast(tf.minimum(inverse, MAX_FACTOR), dtype)
+
     scales = {role: power.scale for role, power in powers.items()}
     factors = {
-        product: tf.minimum(
-            powers[lhs].inverse * powers[rhs].inverse, MAX_FACTOR
-        )
+        product: factor(lhs, rhs)
         for product, (lhs, rhs) in recipes.OPERANDS.items()
         if product not in known.factors and {lhs, rhs} <= set(powers)
     }
