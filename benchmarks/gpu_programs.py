@@ -8,7 +8,7 @@ Five programs are compiled for an H200 that is not there, with Triton's and
 with cuBLASLt's kernels: two dense layers, an einsum with batch axes, an
 attention block, a convolution block, and a whole training step with optimizer
 and loss scaling.  `--check` fails if a product that was in FP8 is not, or if
-there is a fall-back that was not.
+there is a fall-back or a kernel that was not.
 """
 
 from __future__ import annotations
@@ -130,6 +130,10 @@ def losses(kept: dict[str, Any], found: dict[str, Any]) -> list[str]:
             f"FP8 has {found['float8_share']:.2%} of the FLOPs, and had "
             f"{kept['float8_share']:.2%}"
         )
+    for mode, count in found["kernels"].items():
+        if count > kept["kernels"][mode]:
+            had = kept["kernels"][mode]
+            problems.append(f"{count} kernels with {mode}, and had {had}")
     return problems
 
 
@@ -152,7 +156,7 @@ def main() -> int:
         kept[name] = found
     if args.write:
         KEPT.write_text(json.dumps(kept, indent=1) + "\n")
-    print("\n".join(problems) or "no FP8 is lost" if args.check else "")
+    print("\n".join(problems) or "nothing is lost" if args.check else "")
     return int(bool(problems))
 
 

@@ -82,10 +82,13 @@ def test_a_product_that_is_lost_is_told():
     found = copy.deepcopy(KEPT["dense"])
     found["products"][1] |= {"float8": False}
     found |= {"fallbacks": 1, "float8_share": 0.8}
+    had = found["kernels"]["triton"]
+    found["kernels"] |= {"triton": had + 1, "cublaslt": 1}
     assert gpu_programs.losses(KEPT["dense"], found) == [
         "not in FP8: sequential/dense_1 output 512 x 2048 x 1024",
         "1 fall-backs",
         "FP8 has 80.00% of the FLOPs, and had 100.00%",
+        f"{had + 1} kernels with triton, and had {had}",
     ]
 
 
