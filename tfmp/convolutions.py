@@ -19,6 +19,9 @@ with the kernel reversed in `input_grad`; and wherever they are operands, with
 zeros between the elements of `grads`, by the stride, and of the kernel, by the
 dilation.  No product depends on a length.
 
+A convolution that looks at one pixel at a time is a product of matrices, and
+has their three products instead.
+
 Which of them a GPU multiplies in FP8 is a property of the geometry too; see
 `Convolution.float8_products`.
 """
@@ -27,6 +30,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from tfmp import equations
 from tfmp.windows import SPATIAL, Pairs, Shape, Window
 
 # cuDNN has fast FP8 kernels for channels that fill 16 bytes.
@@ -64,6 +68,28 @@ class Convolution:
     groups: int = 1
     channels_first: bool = False
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether a pixel of the result is of one pixel of the inputs.
+
+        >>> Convolution((1,), 3, 10, (1,), (1,), ((0, 0),), (0,)).pointwise
+        True
+        """
+        padded = any(low or high for low, high in self.padding)
+        return {*self.kernel_size, self.groups} == {1} and not padded
+
+    @property
+    def matrices(self) -> equations.Contraction:
+        """A pointwise convolution of the inputs that strides do not skip.
+
+        The kernel has the shape `[channels, filters]`.
+        """
+        pixels = "xyz"[: len(self.kernel_size)]
+        inputs, out = ("b" + pixels + c for c in "io")
+        if self.channels_first:
+            inputs, out = ("b" + c + pixels for c in "io")
+        return equations.Contraction(inputs, "io", out)
+
     def product(self, name: str) -> Window:
         """Returns `"output"`, `"input_grad"` or `"kernel_grad"`."""
         products = {
@@ -87,6 +113,8 @@ class Convolution:
         Args:
             lengths: the inputs' spatial lengths; None for what is not known.
         """
+        if self.pointwise:
+            return dict.fromkeys(("output", "input_grad", "kernel_grad"))
         lengths = (
             (None,) * len(self.kernel_size) if lengths is None else lengths
         )

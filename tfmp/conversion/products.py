@@ -80,9 +80,10 @@ def not_in_float8(layer: keras.Layer) -> dict[str, str]:
     if not shapes or not hasattr(ours, "float8_products"):
         return {}
     lost = ours.float8_products(layer, shapes[0])  # type: ignore[union-attr]
-    return {product: why for product, why in lost.items() if why} | {
-        "kernel_grad": "GPUs have no FP8 kernel for it"
-    }
+    convolution = ours.as_convolution(layer, shapes[0])  # type: ignore[union-attr]
+    if not convolution.pointwise:
+        lost |= {"kernel_grad": "GPUs have no FP8 kernel for it"}
+    return {product: why for product, why in lost.items() if why}
 
 
 def _build_shapes(layer: keras.Layer) -> list[tuple[int | None, ...]]:
@@ -143,7 +144,11 @@ def _conv(layer: Any, shape: Shape) -> list[Product]:
             n=layer.filters // layer.groups,
             batch=layer.groups,
             inputs=before * channels,
-            float8=("output" not in lost, "input_grad" not in lost, False),
+            float8=(
+                "output" not in lost,
+                "input_grad" not in lost,
+                "kernel_grad" not in lost,
+            ),
         )
     ]
 

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from tfmp import ops, recipes
+from tfmp.convolutions import Convolution
 from tfmp.layers.contraction import Float8Layer
 from tfmp.ops import geometry
 
@@ -50,9 +51,16 @@ class Float8Convolution(Float8Layer):
             `"kernel_grad"`.
         """
         first = self.data_format == "channels_first"
+        lengths = input_shape[2:] if first else input_shape[1:-1]
+        found = Float8Convolution.as_convolution(self, input_shape)
+        return found.float8_products(lengths)
+
+    def as_convolution(self, input_shape: Any) -> Convolution:
+        """Returns what it does with inputs of a shape, batch included."""
+        first = self.data_format == "channels_first"
         channels = input_shape[1 if first else -1]
         kernel = (*self.kernel_size, channels // self.groups, self.filters)
-        convolution = geometry.convolution(
+        return geometry.convolution(
             input_shape,
             kernel,
             self.strides,
@@ -60,8 +68,6 @@ class Float8Convolution(Float8Layer):
             self.data_format,
             self.dilation_rate,
         )
-        lengths = input_shape[2:] if first else input_shape[1:-1]
-        return convolution.float8_products(lengths)
 
 
 @keras.saving.register_keras_serializable("tfmp")

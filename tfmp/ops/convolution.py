@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import checks, contractions
+from tfmp import checks, contractions, passes
 from tfmp.convolutions import Convolution
 from tfmp.ops import arguments, geometry
 
@@ -33,6 +33,8 @@ def conv(
     E4M3, gradients too, for a convolution has one format.  Some geometries
     have no FP8 kernel on a GPU; there, on every device, a product takes
     operands of the compute dtype: `convolutions.Convolution.float8_products`.
+    With a kernel of one element and one group it is a product of matrices, of
+    the inputs that the strides do not skip; all of it is in FP8.
 
     Args:
         inputs: the activation, of shape `[batch, *lengths, channels]`, or
@@ -76,21 +78,34 @@ def conv(
     how = (strides, padding, data_format, dilation_rate)
     shape = kernel.shape.as_list()
     convolution = geometry.convolution(inputs.shape.as_list(), shape, *how)
+    what: passes.Bilinear = convolution
+    wide: tuple[str, ...] = ()
     at = 2 if convolution.channels_first else 1
-    inputs = _fit(inputs, at, convolution, padding)
-    lengths = inputs.shape[at : at + len(convolution.kernel_size)].as_list()
-    reasons = convolution.float8_products(lengths)
-    lost = [name for name, reason in reasons.items() if reason]
-    wide = () if recipe.emulates else tuple(lost)
+    if convolution.pointwise:
+        what = convolution.matrices
+        kernel = tf.reshape(kernel, shape[-2:])
+        inputs = _every(inputs, at, convolution.strides)
+    else:
+        inputs = _fit(inputs, at, convolution, padding)
+        lengths = inputs.shape[at : at + len(convolution.kernel_size)]
+        reasons = convolution.float8_products(lengths.as_list())
+        wide = tuple(name for name, reason in reasons.items() if reason)
     return contractions.contract(
-        convolution,
+        what,
         inputs,
         kernel,
-        recipe.keep_high_precision(wide),
+        recipe.keep_high_precision(() if recipe.emulates else wide),
         arguments.amax(amax),
         checks.boolean("training", training),
         arguments.probe(probe, recipe),
     )
+
+
+def _every(x: tf.Tensor, at: int, strides: tuple[int, ...]) -> tf.Tensor:
+    """Takes every second, third, ... element of the axes from `at` on."""
+    if max(strides) == 1:
+        return x
+    return x[(slice(None),) * at + tuple(slice(None, None, n) for n in strides)]
 
 
 def _fit(
