@@ -22,6 +22,7 @@ SAME = {"padding": "same"}
 PROGRAMS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "3x3": ((32, 16, 16, 64), (3, 3, 64, 128), SAME),
     "1x1": ((32, 16, 16, 64), (1, 1, 64, 128), SAME),
+    "1x1_strided": ((32, 16, 16, 64), (1, 1, 64, 128), {**SAME, "strides": 2}),
     "strided": ((32, 16, 16, 64), (3, 3, 64, 128), {**SAME, "strides": 2}),
     "dilated": (
         (20, 16, 16, 64),
