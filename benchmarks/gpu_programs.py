@@ -73,13 +73,15 @@ def attention() -> tfmp.Inspection:
 
 
 def convolution() -> tfmp.Inspection:
-    """A bottleneck of ResNet-50, 64 channels on images of 16 x 16."""
+    """A bottleneck of ResNet-50 on images of 16 x 16; one more, upsampled."""
     inputs = keras.Input([16, 16, 256])
     x = inputs
     for filters, size in ((64, 1), (64, 3), (256, 1)):
         x = layers.Conv2D(filters, size, padding="same", use_bias=False)(x)
         x = layers.ReLU()(layers.BatchNormalization()(x))
-    model = keras.Model(inputs, layers.add([x, inputs]), name="bottleneck")
+    x = layers.UpSampling2D()(layers.add([x, inputs]))
+    x = layers.Conv2D(64, 3, padding="same", name="upsampled")(x)
+    model = keras.Model(inputs, x, name="bottleneck")
     tfmp.convert(model, "mixed_float8", "all")
     return tfmp.inspect(model, target=TARGET)
 

@@ -483,8 +483,8 @@ def gpu_convolutions(case, dtype="bfloat16"):
 
 F8, BF16 = "f8E4M3FN", "bf16"
 FLOAT8 = {
-    "output": (F8, F8, BF16, 0),
-    "input_grad": (F8, F8, BF16, 1),
+    "output": (F8, F8, BF16, 1),
+    "input_grad": (F8, F8, BF16, 2),
     "kernel_grad": (BF16, BF16, BF16, 2),
 }
 WIDE = dict.fromkeys(FLOAT8, (BF16, BF16, BF16, 0))

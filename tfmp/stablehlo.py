@@ -124,9 +124,10 @@ def convolution(
 
     A GPU has FP8 kernels for plain convolutions only, that is: forward ones,
     in which nothing is reversed.  XLA would undo what makes one plain, so a
-    barrier stands before the operands: before a reversed FP8 kernel, which is
-    not to become a reversal of the window, and before FP8 operands that were
-    widened, which are not to become FP8 again.
+    barrier stands before the operands: before FP8 values, which may be repeated
+    ones (upsampled) that XLA widens before it repeats them; before a reversed
+    FP8 kernel, which is not to become a reversal of the window, and before FP8
+    operands that were widened, which are not to become FP8 again.
 
     Args:
         lhs: tensor of an FP8, 16-bit or float32 dtype.
@@ -145,6 +146,8 @@ def convolution(
     values = [("%a", lhs.shape.as_list(), lhs.dtype)]
     values += [("%b", rhs.shape.as_list(), rhs.dtype)]
     lines: list[str] = []
+    if low and not window.widen:
+        values[0] = _guard(lines, values[0])
     if window.reverse:
         values[1] = _reverse(lines, values[1], window, barrier=low)
     elif window.widen and low:
@@ -253,23 +256,25 @@ def _reverse(
             f"%u = stablehlo.reshape %t : ({types[1]}) -> {types[2]}",
         ]
         name, shape = "%u", list(together)
-    if barrier:
-        kind = _tensor_type(shape, dtype)
-        lines.append(f"%v = stablehlo.optimization_barrier {name} : {kind}")
-        name = "%v"
-    return name, shape, dtype
+    value = name, shape, dtype
+    return _guard(lines, value) if barrier else value
 
 
 def _widen(lines: list[str], value: Value, dtype: tf.DType) -> Value:
-    """Adds the lines that convert a value for good."""
+    """Adds the lines that convert an operand to a wider dtype."""
     name, shape, given = value
-    wide = _tensor_type(shape, dtype)
-    lines += [
-        f"{name}_ = stablehlo.convert {name}"
-        f" : ({_tensor_type(shape, given)}) -> {wide}",
-        f"{name}__ = stablehlo.optimization_barrier {name}_ : {wide}",
-    ]
-    return f"{name}__", shape, dtype
+    kinds = [_tensor_type(shape, each) for each in (given, dtype)]
+    kind = f"({kinds[0]}) -> {kinds[1]}"
+    lines.append(f"{name}_ = stablehlo.convert {name} : {kind}")
+    return _guard(lines, (f"{name}_", shape, dtype))
+
+
+def _guard(lines: list[str], value: Value) -> Value:
+    """Adds the line that XLA does not optimise across."""
+    name, shape, dtype = value
+    kind = _tensor_type(shape, dtype)
+    lines.append(f"{name}_ = stablehlo.optimization_barrier {name} : {kind}")
+    return f"{name}_", shape, dtype
 
 
 def _convolution(
