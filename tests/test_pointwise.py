@@ -34,9 +34,13 @@ def test_numerics(changes, dtype, name):
 
 
 @pytest.mark.parametrize(
-    ("lengths", "open_at"), [((7,), None), ((8, 7), 2), ((4, 5, 4), None)]
+    ("lengths", "open_at", "data_format"),
+    [
+        ((7,), None, "channels_last"),
+        ((8, 7), 2, "channels_first"),
+        ((4, 5, 4), None, "channels_last"),
+    ],
 )
-@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 def test_strides_take_part_of_the_inputs(lengths, open_at, data_format):
     """Bit for bit: the rest is not looked at, and has no gradient."""
     case = Case(lengths, 1, 2, 1, "same")
