@@ -124,10 +124,10 @@ def convolution(
 
     A GPU has FP8 kernels for plain convolutions only, that is: forward ones,
     in which nothing is reversed.  XLA would undo what makes one plain, so a
-    barrier stands before the operands: before FP8 values, which may be repeated
-    ones (upsampled) that XLA widens before it repeats them; before a reversed
-    FP8 kernel, which is not to become a reversal of the window, and before FP8
-    operands that were widened, which are not to become FP8 again.
+    barrier stands before the operands: before FP8 values, as upsampled ones are
+    widened before they are repeated; before a reversed FP8 kernel, which is not
+    to become a reversal of the window, and before widened FP8 operands, which
+    are not to become FP8 again.
 
     Args:
         lhs: tensor of an FP8, 16-bit or float32 dtype.
@@ -263,9 +263,8 @@ def _reverse(
 def _widen(lines: list[str], value: Value, dtype: tf.DType) -> Value:
     """Adds the lines that convert an operand to a wider dtype."""
     name, shape, given = value
-    kinds = [_tensor_type(shape, each) for each in (given, dtype)]
-    kind = f"({kinds[0]}) -> {kinds[1]}"
-    lines.append(f"{name}_ = stablehlo.convert {name} : {kind}")
+    kinds = f"({_tensor_type(shape, given)}) -> {_tensor_type(shape, dtype)}"
+    lines.append(f"{name}_ = stablehlo.convert {name} : {kinds}")
     return _guard(lines, (f"{name}_", shape, dtype))
 
 
