@@ -34,8 +34,7 @@ def make_model():
     x = shared(inner(shared(inputs)))
     x = layers.BatchNormalization(name="norm")(layers.Dropout(0.5)(x))
     x = layers.Dense(16, "relu", name="stock", dtype="mixed_bfloat16")(x)
-    # Weights for each place, or XLA folds the repetition into the product.
-    x = layers.PReLU()(layers.RepeatVector(5)(x))
+    x = layers.RepeatVector(5)(x)
     x = tfmp.layers.Conv1D(16, 2, name="conv", **kind)(x)
     return keras.Model(inputs, layers.Flatten()(x), name="net")
 

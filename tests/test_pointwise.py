@@ -96,12 +96,13 @@ def test_gpu_program():
 
 
 def test_a_model_has_all_of_it_in_float8():
-    """The rules of conversion count on it; so does the export."""
+    """The rules of conversion count on it, and on strides to skip inputs."""
     layer = keras.layers.Conv2D(8, 1, strides=2)
     layer.build([None, 9, 9, 3])
     assert products.not_in_float8(layer) == {}
     (product,) = products.products_of(layer, products.Sizes(batch_size=2))
     assert product.float8 == (True, True, True)
+    assert product.inputs == 2 * 5 * 5 * 3
     ours = tfmp.layers.Conv2D(8, 1, dtype="mixed_float8")
     assert set(ours.float8_products([None, 9, 9, 3]).values()) == {None}
     grouped = tfmp.layers.Conv2D(8, 1, groups=2, dtype="mixed_float8")

@@ -145,9 +145,7 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
             checks.integer("elements", elements, 1)
         self._elements = elements
         self.changes: list[Change] = []
-        self._samples: collections.deque[Sample] = collections.deque(
-            maxlen=MAX_SAMPLES
-        )
+        self._samples = collections.deque[Sample](maxlen=MAX_SAMPLES)
         self._of: keras.Model | None = None
         self._log: QuietLog | None = None
 

@@ -13,6 +13,7 @@ from keras import layers
 from tfmp import checks, equations, internals
 from tfmp.cost_model import Product
 from tfmp.layers.classes import ours_for
+from tfmp.layers.convolution import Float8Convolution
 
 Shape = tuple[int, ...]
 ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention)
@@ -80,10 +81,13 @@ def not_in_float8(layer: keras.Layer) -> dict[str, str]:
     if not shapes or not hasattr(ours, "float8_products"):
         return {}
     lost = ours.float8_products(layer, shapes[0])  # type: ignore[union-attr]
-    convolution = ours.as_convolution(layer, shapes[0])  # type: ignore[union-attr]
-    if not convolution.pointwise:
+    if not _is_pointwise(layer, shapes[0]):
         lost |= {"kernel_grad": "GPUs have no FP8 kernel for it"}
     return {product: why for product, why in lost.items() if why}
+
+
+def _is_pointwise(layer: Any, shape: Sequence[int | None]) -> bool:
+    return Float8Convolution.as_convolution(layer, shape).pointwise
 
 
 def _build_shapes(layer: keras.Layer) -> list[tuple[int | None, ...]]:
@@ -137,13 +141,14 @@ def _pixels(layer: Any, shape: Shape) -> tuple[int, int, int]:
 def _conv(layer: Any, shape: Shape) -> list[Product]:
     before, after, channels = _pixels(layer, shape)
     lost = not_in_float8(layer)
+    looked_at = after if _is_pointwise(layer, shape) else before
     return [
         Product(
             m=after,
             k=math.prod(layer.kernel_size) * channels // layer.groups,
             n=layer.filters // layer.groups,
             batch=layer.groups,
-            inputs=before * channels,
+            inputs=looked_at * channels,
             float8=(
                 "output" not in lost,
                 "input_grad" not in lost,

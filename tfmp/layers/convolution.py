@@ -56,7 +56,11 @@ class Float8Convolution(Float8Layer):
         return found.float8_products(lengths)
 
     def as_convolution(self, input_shape: Any) -> Convolution:
-        """Returns what it does with inputs of a shape, batch included."""
+        """Returns its geometry for inputs of a shape.
+
+        Args:
+            input_shape: as for `float8_products`.
+        """
         first = self.data_format == "channels_first"
         channels = input_shape[1 if first else -1]
         kernel = (*self.kernel_size, channels // self.groups, self.filters)
