@@ -13,9 +13,9 @@ dot stands for is a value: an `equations.Contraction` or a
 `convolutions.Convolution`, which names its three products.
 
 Delayed scaling takes its amax from the argument `amax`, a float32 tensor of
-shape `[3]` for inputs, kernel and grads.  The *gradient* of `amax` is what
-this step observed, so that an optimizer, or the caller's own tape, gets it
-together with the other gradients.
+shape `[3]` for inputs, kernel and grads.  What the step observed is handed to
+`take_in` by the backward pass, and is the *gradient* of `amax`, for a caller's
+own tape.
 
 Forward and backward are each one XLA-compiled function, also when the model
 around them is not compiled.  A recipe that emulates has two of its own.
@@ -42,6 +42,7 @@ def contract(
     amax: tf.Tensor,
     training: bool,
     probe: Any = None,
+    take_in: Callable[[tf.Tensor], None] | None = None,
 ) -> tf.Tensor:
     """Contracts two tensors by a recipe; see the module's docstring.
 
@@ -52,10 +53,11 @@ def contract(
         recipe: formats and scaling of the roles.
         amax: float32 of shape `[3]`; entries that are zero or not finite
             count as not observed yet.
-        training: whether observations come back to `amax`.  Then inputs and
-            gradients without one use a prior; otherwise, and the kernel
-            always, a role without one uses its tensor's own amax.
+        training: whether gradients are delayed too, and inputs and gradients
+            without an observation use a prior.  Otherwise gradients use their
+            own amax, and so do inputs that have none; as the kernel always.
         probe: a `tfmp.ops.Probe` that takes in statistics, or None.
+        take_in: what is given the amax of all roles that this step observed.
 
     Returns:
         Tensor of the dtype of `inputs`.
@@ -69,7 +71,7 @@ def contract(
     roles = recipes.ROLES if probe is not None else ()
     takers = {role: probe.taker(role) for role in roles}
 
-    def take_in(role: str, measured: tf.Tensor | None) -> None:
+    def measure(role: str, measured: tf.Tensor | None) -> None:
         if measured is not None:
             takers[role](measured)
 
@@ -81,7 +83,7 @@ def contract(
         tensors = map(tf.stop_gradient, (inputs, kernel, amax))
         result, saved, seen = forward(*tensors)
         for role, each in zip(("inputs", "kernel"), seen, strict=True):
-            take_in(role, each.statistics)
+            measure(role, each.statistics)
         observed = [each.amax for each in seen]
         kernel_dtype = kernel.dtype  # grad() must not keep the kernel
 
@@ -91,7 +93,9 @@ def contract(
             # as XLA does, which the gradient of `tf.cond` cannot resolve.
             kept = tf.nest.map_structure(_identity, (saved, amax, observed))
             d_inputs, d_kernel, d_amax, measured = backward(upstream, *kept)
-            take_in("grads", measured)
+            measure("grads", measured)
+            if take_in is not None:
+                take_in(d_amax)
             d_kernel = tf.cast(d_kernel, kernel_dtype)
             return *_differentiated_once(d_inputs, d_kernel), d_amax
 

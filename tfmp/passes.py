@@ -57,7 +57,7 @@ class Program:
     Attributes:
         contraction: what is multiplied.
         recipe: formats and scaling of the roles.
-        training: whether observations come back to `amax`.
+        training: whether gradients are delayed too, and priors are used.
         measured: whether statistics are computed too.
         elements: how many elements of a tensor these look at, None for all.
         kernel_dtype: of the kernel, and of its gradient if that is a product

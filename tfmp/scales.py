@@ -58,7 +58,7 @@ def forward(
         recipe: formats and scaling of the roles.
         training: whether delayed scaling uses priors, so as not to look at
             activations; if not, it uses a tensor's own amax where `amax` has
-            none.
+            none, and of gradients always.
         amax: float32 of shape `[3]`: what to assume of each role.
         observed: of the inputs and the kernel, their own amax.  A kernel that
             no step has observed can be looked at.
@@ -155,8 +155,12 @@ def _assumed(
     """Returns what the scale of each role follows from, float32 `[3]`.
 
     `scaling.assumed_amax` of the roles that are delayed, `observed` of others.
+    No window is right for gradients that no training asked for.
     """
-    delayed = [recipe.is_delayed(role) for role in recipes.ROLES]
+    delayed = [
+        recipe.is_delayed(role) and (training or role != "grads")
+        for role in recipes.ROLES
+    ]
     if not any(delayed):
         return observed
     looks = [not (training and d) for d in delayed]

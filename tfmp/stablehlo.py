@@ -22,6 +22,7 @@ ELEMENT_TYPES = {
     "float16": "f16",
     "float32": "f32",
     "uint8": "ui8",
+    "int64": "i64",
 }
 
 MODULE = """\

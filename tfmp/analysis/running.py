@@ -17,7 +17,6 @@ from tfmp.analysis import objectives
 from tfmp.analysis.batches import Batch
 from tfmp.analysis.lowering import floating, under
 from tfmp.debug import state
-from tfmp.layers.state import is_amax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +133,8 @@ def unchanged(layer: keras.Layer) -> Iterator[None]:
 
 
 def weights(layer: keras.Layer) -> list[keras.Variable]:
-    """Returns what a layer trains, without the state of FP8."""
-    return [v for v in layer.trainable_variables if not is_amax(v)]
+    """Returns what a layer trains."""
+    return list(layer.trainable_variables)
 
 
 def _signs(like: tf.Tensor, seed: int) -> tf.Tensor:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from tfmp import checks, internals, replicas
+from tfmp.layers.state import all_states
 
 
 def variables(model: keras.Model) -> list[keras.Variable]:
@@ -78,8 +79,9 @@ def all_or_nothing(model: keras.Model) -> Iterator[None]:
 
 def unsaved(model: keras.Model) -> dict[str, list[keras.Variable]]:
     """Returns the variables that Keras' weights files do not hold."""
-    weights = {id(variable) for variable in model.weights}
-    seeds = [v for v in model.variables if id(v) not in weights]
+    saved = {id(variable) for variable in model.weights}
+    saved |= {id(state.variable) for state in all_states(model)}
+    seeds = [v for v in model.variables if id(v) not in saved]
     return {"seeds": seeds, "metrics": list(model.metrics_variables)}
 
 

@@ -16,7 +16,6 @@ import numpy as np
 
 from tfmp import checks, sealing
 from tfmp.checkpoints.state import all_or_nothing, unsaved
-from tfmp.layers.state import is_amax
 
 SUFFIXES = (".weights.h5", ".keras")
 STARTS = (b"\x89HDF\r\n\x1a\n", b"PK")
@@ -173,7 +172,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 def _layers(model: keras.Model) -> list[str]:
     """Returns the paths of the layers that have weights, in their order."""
-    names = (v.path.rpartition("/")[0] for v in model.weights if not is_amax(v))
+    names = (v.path.rpartition("/")[0] for v in model.weights)
     return [name for name, _ in itertools.groupby(names)]
 
 

@@ -161,18 +161,17 @@ def revert(model: keras.Layer) -> None:
     _check_model(model)
     for layer in flatten(model).values():
         undo(layer)
-    training.follow(model, None)
+    training.follow(model)
 
 
 def _change(model: keras.Layer, plan: Conversion) -> list[str]:
     internals.conversion_known()
-    wrapped = training.follower(model)
     strategy = getattr(
         model, "distribute_strategy", tf.distribute.get_strategy()
     )
     with strategy.scope():
         plan.run(model, model.name)
-        notes = training.follow(model, wrapped)
+        notes = training.follow(model)
     paths = [*flatten(model), *(x.path or "" for x in flatten(model).values())]
     if unknown := plan.policy.unmatched(paths):
         notes.append(f"no layer has a path like {', '.join(unknown)}")

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfmp import internals, pass_internals
 from tfmp.conversion.records import flatten
 from tfmp.debug.findings import Search
-from tfmp.layers.state import Float8State, is_amax
+from tfmp.layers.state import Float8State
 
 ENTERED, LEFT = "entered", "left"
 Tensors = list[tuple[str, Any]]
@@ -137,7 +137,7 @@ class Recorder:
     ) -> None:
         for name, tensor in tensors:
             gradient = self._gradients.get(id(tensor))
-            kind = "observed amax" if is_amax(tensor) else f"gradient of {what}"
+            kind = f"gradient of {what}"
             self._search.look(kind, [(name, gradient)], *layer, anew=anew)
 
 
@@ -162,22 +162,16 @@ def named(structure: Any) -> Tensors:
 
 
 def weights(layer: keras.Layer) -> Tensors:
-    """Returns the variables that a layer trains or could, FP8 state too."""
-    state = [
-        child
-        for child in internals.children(layer)
-        if isinstance(child, Float8State)
-    ]
-    return [
-        (variable.path, variable)
-        for owner in (layer, *state)
-        for variable in internals.own_weights(owner)
-        if not any(variable is s for s in internals.statistics(owner))
-    ]
+    """Returns the variables that a layer trains or could."""
+    fixed = {id(variable) for variable in internals.statistics(layer)}
+    every = internals.own_weights(layer)
+    return [(v.path, v) for v in every if id(v) not in fixed]
 
 
 def statistics(layer: keras.Layer) -> Tensors:
     """Returns variables that no gradient changes, such as averages."""
+    if isinstance(layer, Float8State):  # of which a product takes no infinity
+        return []
     return [(v.path, v) for v in internals.statistics(layer)]
 
 

@@ -146,9 +146,18 @@ class Program:
 
     @property
     def kernels(self) -> int:
-        """How many fusions, library calls and copies the program launches."""
-        entry = self.computations[self._entry].instructions.values()
-        return sum(i.opcode in KERNEL for i in entry)
+        """How many fusions, library calls and copies the program launches.
+
+        Of a condition, those of the branch that has most.
+        """
+        return self._kernels(self._entry)
+
+    def _kernels(self, name: str) -> int:
+        every = self.computations[name].instructions.values()
+        branches = (x.called for x in every if x.opcode == "conditional")
+        return sum(x.opcode in KERNEL for x in every) + sum(
+            max(map(self._kernels, each), default=0) for each in branches
+        )
 
     def products(self) -> list[Product]:
         """Returns what the program multiplies and does not throw away."""

@@ -143,7 +143,8 @@ def _training(
             with contextlib.nullcontext() if stateful else scope:
                 loss = _loss(model, *data)
         sources = [v.value for v in trained] if stateful else values
-        gradients = tape.gradient(loss, sources)
+        with contextlib.nullcontext() if stateful else scope:
+            gradients = tape.gradient(loss, sources)
         missing = sum(gradient is None for gradient in gradients)
         changed = () if stateful else map(scope.get_current_value, rest)
         return loss, gradients, list(changed)

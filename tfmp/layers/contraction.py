@@ -37,7 +37,7 @@ class Float8Layer(Measured, Base):
 
     @property
     def amax(self) -> Any:
-        """The variable of the layer's `Float8State`, None without FP8."""
+        """What the next pass assumes, float32 `[3]`; None without FP8."""
         idle = self.float8 is None or self.float8.recipe is None
         return None if idle else self.float8.amax
 
@@ -67,15 +67,23 @@ class Float8Layer(Measured, Base):
         if recipe is not None and recipe.emulates:
             recipe = None  # which needs no state
         if self.float8 is not None:
-            self.float8.use(recipe, trainable=self.trainable)
+            self.float8.recipe = recipe
         elif recipe is not None:
             parent = (self.path or self.name).rpartition("/")[0]
             with (
                 internals.unlocked(self),
                 keras.name_scope(self.name, override_parent=parent),
             ):
-                self.float8 = Float8State(recipe, trainable=self.trainable)
+                self.float8 = Float8State(recipe)
                 self.float8.build()
+        if self.float8 is not None:
+            self.float8.belongs_to(internals.own_weights(self))
+
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        """As the Keras layer; its new variables belong to the same state."""
+        super().enable_lora(*args, **kwargs)
+        if self.float8 is not None:
+            self.float8.belongs_to(internals.own_weights(self))
 
     def uncast_kernel(self) -> Any:
         """Returns the kernel as it is stored, for it is quantized from that."""
@@ -92,10 +100,16 @@ class Float8Layer(Measured, Base):
             training = internals.training_of_call()
         return {
             "recipe": self.float8_operators().get(""),
-            "amax": self.amax if self._is_observed else None,
-            "training": training is not False,
+            "amax": self._begin_pass(training),
+            "training": training is not None and training is not False,
             "probe": self.float8_probe("", training),
         }
+
+    def _begin_pass(self, training: bool | None) -> Any:
+        """Returns what is assumed; observed unless `training=False`."""
+        if not self._is_observed:
+            return None
+        return self.amax if training is False else self.float8.begin_pass()
 
     def float8_operators(self) -> dict[str, recipes.Recipe]:
         """Returns the recipe that the layer's one product runs by."""
@@ -106,7 +120,7 @@ class Float8Layer(Measured, Base):
 
     @property
     def _is_observed(self) -> bool:
-        return self.amax is not None and self.amax.trainable
+        return self.trainable and self.amax is not None
 
 
 class Float8Contraction(Float8Layer):

@@ -2,64 +2,110 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 
-from tfmp import recipes
-
-
-def is_amax(variable: Any) -> bool:
-    """Whether a variable is the FP8 state of a tfmp layer."""
-    return isinstance(getattr(variable, "recipe", None), recipes.Recipe)
+from tfmp import observations, recipes
 
 
 @keras.saving.register_keras_serializable("tfmp")
 class Float8State(keras.layers.Layer):
-    """Holds `amax`, float32 of shape `[3]`, for inputs, kernel and grads.
+    """What the training passes of a contraction see, and what they assume.
 
-    It is zero until a step has observed it; its gradient is the amax observed
-    in the step, and the optimizer writes it back.
+    It is zero until a pass has observed something.  Nothing trains it: the
+    backward pass assigns what it saw, each replica to a copy of its own, and an
+    optimizer of tfmp takes it from there (`tfmp.observations`).
 
     A contraction keeps it in a sublayer so that its own variables, and its
     part of a weights file, are those of the Keras layer: either loads the
-    other's file, and state that a file lacks counts as not observed.
+    other's file, and state that a file lacks counts as not observed.  It is
+    among the layer's `variables`, as seeds are, and not among its `weights`.
 
     Args:
-        recipe: what the contraction uses; `amax.recipe` tells the optimizer.
+        recipe: what the contraction uses.
         **kwargs: those of `keras.layers.Layer`.
     """
 
     def __init__(self, recipe: recipes.Recipe, **kwargs: Any) -> None:
-        super().__init__(name="float8", dtype="float32", **kwargs)
-        self.amax: Any = None
-        self.recipe: recipes.Recipe | None = recipe
+        super().__init__(
+            name="float8", dtype="float32", trainable=False, **kwargs
+        )
+        self.variable: Any = None
+        self.recipe: Any = recipe  # None while the layer is not in FP8
 
     def build(self, input_shape: Any = None) -> None:
         """Creates the variable."""
-        self.amax = self.add_weight(
-            name="amax",
-            shape=(len(recipes.ROLES),),
-            dtype="float32",
-            initializer="zeros",
-            autocast=False,
-            overwrite_with_gradient=True,
-            aggregation="only_first_replica",
-        )
-        self.use(self.recipe, self.trainable)
+        with keras.name_scope(self.name, caller=self):
+            self.variable = keras.Variable(
+                "zeros",
+                shape=observations.SHAPE,
+                dtype="float32",
+                trainable=False,
+                autocast=False,
+                aggregation="only_first_replica",
+                synchronization="on_read",
+                name="amax",
+            )
 
-    def use(self, recipe: recipes.Recipe | None, trainable: bool) -> None:
-        """Changes the recipe, which the optimizer reads off the variable.
+    @property
+    def weights(self) -> list[keras.Variable]:
+        """None: it is no weight of the model."""
+        return []
 
-        Args:
-            recipe: None if the contraction leaves FP8 for now.
-            trainable: whether the contraction is.
+    @property
+    def fade(self) -> float:
+        """What is left of an assumption after a pass, without a window.
+
+        (n - 1) / (n + 1)     for a window of n steps
         """
-        self.recipe = recipe
-        self.amax.recipe = recipe
-        self.trainable = trainable and recipe is not None
+        window = 1 if self.recipe is None else self.recipe.window
+        return (window - 1) / (window + 1)
+
+    @property
+    def amax(self) -> tf.Tensor:
+        """What the next pass assumes, float32 `[3]`; zero: not observed."""
+        state = tf.convert_to_tensor(self.variable)
+        return observations.assumed(state, self.fade)
+
+    def assume(self, amax: Any) -> None:
+        """Has the next pass assume an amax, and forgets what was seen."""
+        amax = tf.cast(tf.convert_to_tensor(amax), tf.float32)
+        state = tf.convert_to_tensor(self.variable)
+        self.variable.assign(observations.settled(state, amax))
+
+    def begin_pass(self) -> observations.Pass:
+        """Begins a training pass through the contraction."""
+        return observations.begin(self.variable, self.fade)
+
+    def belongs_to(self, variables: Iterable[keras.Variable]) -> None:
+        """Has `states_of` find the state by the contraction's variables."""
+        for variable in variables:
+            variable.float8_state = self
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves what the next pass assumes."""
+        store["0"] = self.amax.numpy()
 
     def load_own_variables(self, store: Any) -> None:
-        """Loads `amax`; a file of a plain layer has observed nothing."""
-        value = store["0"] if "0" in store.keys() else [0.0, 0.0, 0.0]
-        self.amax.assign(value)
+        """Loads it; a file of a plain layer has observed nothing."""
+        value = store["0"] if "0" in store.keys() else np.zeros(3)
+        self.assume(np.asarray(value, np.float32))
+
+
+def states_of(variables: Iterable[Any]) -> list[Float8State]:
+    """Returns the FP8 state of each contraction that variables belong to.
+
+    One that is idle, as its layer has left FP8, is left out.
+    """
+    found = (getattr(v, "float8_state", None) for v in variables)
+    states = {id(state): state for state in found if state is not None}
+    return [state for state in states.values() if state.recipe is not None]
+
+
+def all_states(model: keras.Layer) -> list[Float8State]:
+    """Returns the FP8 state of each contraction in a model."""
+    return states_of(model.weights)

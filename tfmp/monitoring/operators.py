@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfmp import recipes
 from tfmp.conversion.records import flatten
 from tfmp.layers.measured import Measured
-from tfmp.layers.state import is_amax
+from tfmp.layers.state import all_states
 from tfmp.version import VERSION
 
 
@@ -43,7 +43,7 @@ def operators(model: keras.Model) -> dict[str, Operator]:
         for name, recipe in layer.float8_operators().items():
             if recipe.emulates:
                 continue
-            path = names[id(layer.amax)] if not name else f"{layer.path}/{name}"
+            path = f"{layer.path}/{name}" if name else names[id(layer.float8)]
             found[_free(path, found)] = Operator(layer, name, recipe)
     return found
 
@@ -53,15 +53,15 @@ def _is_measured(layer: Any) -> bool:
 
 
 def layer_names(model: keras.Model) -> dict[int, str]:
-    """Returns the path of the layer that each `amax` belongs to, by its id.
+    """Returns the path of the layer of each FP8 state, by the state's id.
 
     Two layers of the same name, of two parents, may have the same path: the
     second gets a number.
     """
     names: dict[int, str] = {}
-    for variable in filter(is_amax, model.variables):
-        path = variable.path.removesuffix("/float8/amax")
-        names[id(variable)] = _free(path, names.values())
+    for state in all_states(model):
+        path = state.variable.path.removesuffix("/float8/amax")
+        names[id(state)] = _free(path, names.values())
     return names
 
 

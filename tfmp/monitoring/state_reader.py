@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmp import recipes, scaling
-from tfmp.layers.state import is_amax
+from tfmp import observations, recipes, scaling
+from tfmp.conversion.records import flatten
+from tfmp.layers.state import Float8State, all_states
 from tfmp.monitoring.operators import layer_names
 
 OPTIMIZER_STATE = {
@@ -50,9 +51,14 @@ class StateReader:
             for name, attribute in OPTIMIZER_STATE.items()
         }
         self._state = {k: v for k, v in state.items() if v is not None}
-        amax = [v for v in model.variables if is_amax(v)]
-        self.has_float8 = bool(amax)
-        self._groups = _grouped(amax, layer_names(model))
+        states = all_states(model)
+        self.has_float8 = bool(states)
+        frozen = {
+            id(layer.float8)
+            for layer in flatten(model).values()
+            if getattr(layer, "float8", None) and not layer.trainable
+        }
+        self._groups = _grouped(states, frozen, layer_names(model))
         names = [name for group in self._groups for name in group.names()]
         self.names = (*self._state, *names)
 
@@ -69,10 +75,8 @@ class StateReader:
         if not self.names:
             return tf.zeros([0], tf.float64)
         state = [_float64(v)[tf.newaxis] for v in self._state.values()]
-        amax = [v for group in self._groups for v in group.layers.values()]
-        if amax:
-            rows = tf.stack([tf.convert_to_tensor(v) for v in amax])
-            state.append(_float64(tf.reshape(rows, [-1])))
+        for group in self._groups:
+            state.append(_float64(tf.reshape(group.amax(), [-1])))
         device_values = tf.concat(state, axis=0)
         with tf.device("CPU:0"):
             sizes = [
@@ -97,12 +101,12 @@ class _Group:
     Attributes:
         recipe: of all of them.
         trainable: whether they are observed, and so scale by `amax`.
-        layers: `amax` by the layer's path.
+        layers: their states by the layer's path.
     """
 
     recipe: recipes.Float8Recipe
     trainable: bool
-    layers: dict[str, keras.Variable]
+    layers: dict[str, Float8State]
 
     def columns(self) -> list[tuple[str, str]]:
         """Returns the (role, "amax" or "scale") read of each layer."""
@@ -120,6 +124,12 @@ class _Group:
             for path in self.layers
             for role, what in self.columns()
         ]
+
+    def amax(self) -> tf.Tensor:
+        """Returns what the layers' next passes assume, `[layers, 3]`."""
+        states = list(self.layers.values())
+        rows = tf.stack([tf.convert_to_tensor(s.variable) for s in states])
+        return observations.assumed(rows, states[0].fade)
 
     def values(self, amax: tf.Tensor) -> tf.Tensor:
         """Returns the values in the order of `names()`, float32.
@@ -140,11 +150,13 @@ class _Group:
 
 
 def _grouped(
-    amax: Iterable[keras.Variable], names: dict[int, str]
+    states: Iterable[Float8State],
+    frozen: Container[int],
+    names: dict[int, str],
 ) -> list[_Group]:
     groups: dict[tuple[recipes.Float8Recipe, bool], _Group] = {}
-    for variable in amax:
-        key = variable.recipe, variable.trainable
+    for state in states:
+        key = state.recipe, id(state) not in frozen
         group = groups.setdefault(key, _Group(*key, {}))
-        group.layers[names[id(variable)]] = variable
+        group.layers[names[id(state)]] = state
     return [group for group in groups.values() if group.columns()]

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from tfmp import checks, contractions, probes, recipes, scaling
+from tfmp import (
+    checks,
+    contractions,
+    observations,
+    probes,
+    recipes,
+    scaling,
+)
 
 
 def operand(name: str, x: Any) -> tf.Tensor:
@@ -48,15 +56,19 @@ def recipe(recipe: Any, amax: Any) -> recipes.Recipe:
     return recipe
 
 
-def amax(amax: Any) -> tf.Tensor:
-    """Converts the argument `amax` to a float32 tensor of shape `[3]`.
+def amax(amax: Any) -> tuple[tf.Tensor, Callable | None]:
+    """Returns the argument `amax` as a float32 tensor of shape `[3]`.
+
+    Beside it, what takes in the observed amax, if a layer's state is given.
 
     Raises:
         TypeError: if it has another dtype.
         ValueError: if it has another shape.
     """
     if amax is None:
-        return tf.zeros([3])
+        return tf.zeros([3]), None
+    if isinstance(amax, observations.Pass):
+        return amax
     amax = scaling.as_tensor("amax", amax)
     if amax.dtype != tf.float32:
         raise TypeError(
@@ -66,7 +78,7 @@ def amax(amax: Any) -> tf.Tensor:
         raise ValueError(
             f"`amax` must have shape [3]. Received: shape {amax.shape}"
         )
-    return tf.ensure_shape(amax, [3])
+    return tf.ensure_shape(amax, [3]), None
 
 
 def probe(probe: Any, recipe: recipes.Recipe) -> probes.Probe | None:

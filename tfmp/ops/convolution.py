@@ -90,14 +90,16 @@ def conv(
         lengths = inputs.shape[at : at + len(convolution.kernel_size)]
         reasons = convolution.float8_products(lengths.as_list())
         wide = tuple(name for name, reason in reasons.items() if reason)
+    assumed, take_in = arguments.amax(amax)
     return contractions.contract(
         what,
         inputs,
         kernel,
         recipe.keep_high_precision(() if recipe.emulates else wide),
-        arguments.amax(amax),
+        assumed,
         checks.boolean("training", training),
         arguments.probe(probe, recipe),
+        take_in,
     )
 
 

@@ -37,8 +37,9 @@ def einsum(
             for `a`, `b` and the gradient of the result; zero means not
             observed yet: a prior, or for `b` its own.  Its gradient is the
             amax observed in this step.
-        training: whether the observations come back to `amax`.  If not, a
-            role not observed yet uses its tensor's own amax.
+        training: whether `amax` holds for gradients too, and a role not
+            observed yet uses a prior.  If not, gradients are scaled by their
+            own amax, and so are inputs not observed yet.
         probe: a `tfmp.ops.Probe`, which takes in statistics of what is
             quantized, or None.
 
@@ -62,14 +63,16 @@ def einsum(
     a, b = arguments.operand("a", a), arguments.operand("b", b)
     parsed = equations.parse(equation, a.shape.as_list(), b.shape.as_list())
     recipe = arguments.recipe(recipe, amax)
+    assumed, take_in = arguments.amax(amax)
     return contractions.contract(
         parsed.contraction,
         _squeeze(a, parsed.lhs_squeeze),
         _squeeze(b, parsed.rhs_squeeze),
         recipe,
-        arguments.amax(amax),
+        assumed,
         checks.boolean("training", training),
         arguments.probe(probe, recipe),
+        take_in,
     )
 
 

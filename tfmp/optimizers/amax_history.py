@@ -5,48 +5,51 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmp import recipes, scaling, stablehlo
-from tfmp.layers.state import is_amax
+from tfmp import observations, recipes, scaling, stablehlo
+from tfmp.layers.state import Float8State, states_of
+from tfmp.observations import SHAPE
 
 
 class AmaxHistory:
-    """Delayed scaling for all `amax` variables of a model at once.
+    """Delayed scaling for all contractions of a model at once.
 
-        history[0] = observed
+        history[0] = the largest amax since the last step
         amax       = max over the window of history
 
-    where the window of a variable is its recipe's `amax_history_len` steps,
-    or the newest step for `amax_compute_algo="most_recent"`.  A window with
-    no observation above zero leaves the variable as it is.
+    where the window of a layer is its recipe's.  A window with no observation
+    above zero leaves what the layer assumes as it is.
 
     The optimizer's loss scale multiplies gradients, and so their amax: when
     it changes by a factor, the gradient part changes with it.
 
-    Invariants: row `i` of the array belongs to `variables[i]`; nothing that
-    is not finite enters it; every method is a fixed number of operations but
-    for one gather and one scatter of `[3]` vectors.
+    Invariants: row `i` of the array belongs to `states[i]`; nothing that is
+    not finite enters it; every method is a fixed number of operations but for
+    one gather and one scatter of a row each.
 
     Args:
-        trainable: all variables that the optimizer is built with; the rows
-            are the `amax` among them.
+        trained: all variables that the optimizer trains; the rows are the
+            layers in FP8 that these belong to.
     """
 
-    def __init__(self, trainable: Sequence[keras.Variable]) -> None:
-        self.trainable = list(trainable)
-        self.variables = [v for v in self.trainable if is_amax(v)]
-        self.rows = {id(v): row for row, v in enumerate(self.variables)}
-        self.lengths = [_window_length(v.recipe) for v in self.variables]
+    def __init__(self, trained: Sequence[Any]) -> None:
+        self.states = states_of(trained)
+        self.rows = {id(s): row for row, s in enumerate(self.states)}
+        self.lengths = [s.recipe.window for s in self.states]
         self.history: Any = None
+
+    def is_of(self, trained: Sequence[Any]) -> bool:
+        """Whether these variables still belong to the same layers in FP8."""
+        lengths = {id(s): s.recipe.window for s in states_of(trained)}
+        return lengths == dict(zip(self.rows, self.lengths, strict=True))
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape of the array: `[steps, variables, roles]`."""
+        """Shape of the array: `[steps, layers, roles]`."""
         steps = max(self.lengths, default=0)
-        return steps, len(self.variables), len(recipes.ROLES)
+        return steps, len(self.states), len(recipes.ROLES)
 
     def start(self, loss_scale: float) -> None:
         """Puts the prior of gradients no step has seen in scaled units.
@@ -55,40 +58,33 @@ class AmaxHistory:
         values to start from; its first step clips gradients above the prior.
         """
         with tf.init_scope():
-            for variable in self.variables:
-                if variable.value.is_initialized():
-                    self._start_one(variable, loss_scale)
-
-    def _start_one(self, variable: Any, loss_scale: float) -> None:
-        target = variable.recipe.format("grads")
-        prior = scaling.PRIOR_AMAX["grads", target.name] * loss_scale
-        *others, grads = tf.unstack(tf.convert_to_tensor(variable))
-        grads = tf.where(scaling.is_observed(grads), grads, prior)
-        variable.assign(tf.stack([*others, grads]))
+            for state in self.states:
+                if state.variable.value.is_initialized():
+                    _start_one(state, loss_scale)
 
     def follow(self, old: AmaxHistory, loss_scale: float) -> None:
-        """Takes over what an older history has of the same variables.
+        """Takes over what an older history has of the same layers.
 
         Args:
             old: the history before.
-            loss_scale: for the variables that are new.
+            loss_scale: for the layers that are new.
         """
         history = np.zeros(self.shape, np.float32)
         before = np.asarray(old.history)
         steps = min(len(before), len(history))
-        for row, variable in enumerate(self.variables):
-            if id(variable) in old.rows:
-                was = old.rows[id(variable)]
+        for row, state in enumerate(self.states):
+            if id(state) in old.rows:
+                was = old.rows[id(state)]
                 history[:steps, row] = before[:steps, was]
             else:
-                self._start_one(variable, loss_scale)
+                _start_one(state, loss_scale)
         self.history.assign(history)
 
     def fit(self, saved: Any) -> np.ndarray:
         """Returns a saved array with the number of steps of this one.
 
-        Of another number of variables nothing is known: no observation; nor
-        of what is not finite.
+        Of another number of layers nothing is known: no observation; nor of
+        what is not finite.
         """
         saved = np.where(np.isfinite(saved), saved, 0.0)
         history = np.zeros(self.shape, np.float32)
@@ -97,28 +93,27 @@ class AmaxHistory:
             history[:steps] = saved[:steps]
         return history
 
-    def observed(self, pairs: Sequence[tuple[Any, Any]]) -> tf.Tensor:
-        """Orders observations by row; zero for a variable without one.
-
-        Args:
-            pairs: (what the tape gave or None, variable), for some or all of
-                this history's variables.
+    def observed(self) -> tf.Tensor:
+        """Returns what all layers have seen since the last step.
 
         Returns:
-            float32 of shape `[variables, 3]`.
+            float32 of shape `[layers, 3]`; infinite where something was.
         """
-        given = {self.rows[id(v)]: g for g, v in pairs if g is not None}
-        nothing = tf.zeros([len(recipes.ROLES)])
-        rows = [given.get(row, nothing) for row in self.rows.values()]
-        return tf.stack(rows) if rows else tf.zeros([0, len(recipes.ROLES)])
+        return self._read()[:, observations.SINCE]
 
-    def push(
-        self, observed: tf.Tensor, factor: Any = 1.0, first: Any = True
+    def renew(
+        self,
+        observed: tf.Tensor,
+        good: Any = True,
+        factor: Any = 1.0,
+        first: Any = True,
     ) -> None:
-        """Takes in a step's observations and renews every variable.
+        """Takes in a step's observations and renews every layer.
 
         Args:
-            observed: finite float32 of shape `[variables, 3]`, or flat.
+            observed: float32 of shape `[layers, 3]`, or flat; finite if the
+                step is good.
+            good: whether the step counts; if not, what was seen is dropped.
             factor: by which the loss scale changes after this step.
             first: whether the step is the first micro-batch of an update; the
                 others share its entry of the window, the maximum of all.
@@ -128,34 +123,32 @@ class AmaxHistory:
         pushed = scaling.push(history, observed)
         if first is not True:
             pushed = tf.where(first, pushed, scaling.merge(history, observed))
-        self._write(pushed, factor)
-
-    def rescale(self, factor: Any) -> None:
-        """Follows a change of the loss scale in a step without observation.
-
-        Args:
-            factor: by which the loss scale changes.
-        """
-        self._write(tf.convert_to_tensor(self.history), factor)
-
-    def _write(self, history: tf.Tensor, factor: Any) -> None:
         by_role = tf.stack([1.0, 1.0, factor])
-        history = tf.minimum(history * by_role, tf.float32.max)
+        history = _scaled(tf.where(good, pushed, history), by_role)
         steps = tf.range(self.shape[0])[:, tf.newaxis]
         window = scaling.window_amax(history, steps < self.lengths)
-        values = tf.stack([tf.convert_to_tensor(v) for v in self.variables])
         # All are read before one is written: else XLA copies each of them.
-        values = stablehlo.fence(values)
-        scaled = tf.minimum(values * by_role, tf.float32.max)
-        values = tf.where(window > 0, window, scaled)
+        before = stablehlo.fence(self._read())
+        amax = _scaled(before[:, observations.ASSUMED], by_role)
+        amax = tf.where(window > 0, window, amax)
         self.history.assign(history)
-        rows = tf.unstack(values)
-        for variable, value in zip(self.variables, rows, strict=True):
-            variable.assign(value)
+        rows = tf.unstack(observations.settled(before, amax))
+        for state, row in zip(self.states, rows, strict=True):
+            state.variable.assign(row)
+
+    def _read(self) -> tf.Tensor:
+        """Returns the states, float32 of shape `[layers, 4, 3]`."""
+        states = [tf.convert_to_tensor(s.variable) for s in self.states]
+        return tf.stack(states) if states else tf.zeros([0, *SHAPE])
 
 
-def _window_length(recipe: recipes.Recipe) -> int:
-    if isinstance(recipe, recipes.DelayedScaling):
-        recent = recipe.amax_compute_algo == "most_recent"
-        return 1 if recent else recipe.amax_history_len
-    return 1
+def _scaled(amax: tf.Tensor, by_role: tf.Tensor) -> tf.Tensor:
+    return tf.minimum(amax * by_role, tf.float32.max)
+
+
+def _start_one(state: Float8State, loss_scale: float) -> None:
+    target = state.recipe.format("grads")
+    prior = scaling.PRIOR_AMAX["grads", target.name] * loss_scale
+    *others, grads = tf.unstack(state.amax)
+    grads = tf.where(scaling.is_observed(grads), grads, prior)
+    state.assume(tf.stack([*others, grads]))

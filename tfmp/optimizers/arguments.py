@@ -53,10 +53,9 @@ def check_known(name: str, variables: list[Any], known: list[Any]) -> None:
         if id(variable) not in ids:
             raise ValueError(
                 f"`{name}` must be those that the optimizer was built with; "
-                "after a change of precision, call "
-                "`optimizer.rebuild(model.trainable_variables)`; for layers "
-                "that were frozen when it was built, compile with a new "
-                f"optimizer. Received: unknown variable '{_path(variable)}'"
+                "for layers that were frozen when it was built, compile with "
+                "a new optimizer. Received: unknown variable "
+                f"'{_path(variable)}'"
             )
 
 

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfmp import internals, replicas, undoing
-from tfmp.layers.state import is_amax
+from tfmp import internals, replicas, stablehlo, undoing
 from tfmp.optimizers import arguments, lost_updates, saved_state
 from tfmp.optimizers.amax_history import AmaxHistory
 from tfmp.optimizers.gradients import fault, unscaled
 from tfmp.optimizers.lifting import lifted
-from tfmp.optimizers.scale_rule import ScaleRule, ScaleState
-
-STATISTICS = (
-    "overflow_count",
-    "skipped_steps",
-    "skipped_in_a_row",
-    "steps_since_overflow",
-)
-COUNTERS = (*STATISTICS, "overflows_since_growth")
+from tfmp.optimizers.scale_rule import COUNTERS, STATISTICS, ScaleRule, counts
 
 
 @keras.saving.register_keras_serializable("tfmp")
@@ -39,11 +30,11 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
                                 scale = max(scale * backoff_factor, min_scale)
 
     FP8 delayed scaling (Transformer Engine's user guide), for every tfmp layer
-    with a recipe, all at once: the amax observed in the step goes into the
-    layer's window, and the window's maximum is what the next step assumes.
-    A step with a bad gradient or observation changes nothing but the loss
-    scale and the counters.  Gradients are bad if their norm, or Adam's squares
-    of them, may not be finite.  The inner optimizer sees no FP8 state.
+    with a recipe that a variable belongs to, all at once: the largest amax
+    observed since the last step goes into the layer's window, and the window's
+    maximum is what the next step assumes.  A step with a bad gradient or
+    observation changes nothing but the loss scale and the counters.  Gradients
+    are bad if their norm, or Adam's squares of them, may not be finite.
 
     Micro-batches of its gradient accumulation share one entry of the window,
     their maximum; one that is skipped is replaced by the next.
@@ -74,8 +65,9 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         amax_history: float32 variable of shape `[steps, layers, 3]`, newest
             first.  All are there once built; `statistics` reads them.
 
-    Build it before the first step of an eager custom loop, so that step 0
-    knows the loss scale: `optimizer.build(model.trainable_variables)`.
+    Build it before the first step of an eager custom loop, so that gradients
+    of step 0 have the range that the loss scale asks for:
+    `optimizer.build(model.trainable_variables)`.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -90,6 +82,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
     """
 
     _amax: Any = None
+    dynamic_scale: Any = None
     update_probes: Any = ()  # monitors', while a measured step is traced
 
     def __init__(
@@ -130,20 +123,33 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         var_list = arguments.checked_variables("var_list", var_list)
         if self._amax is not None:
             return
+        self._make_scale()
         self._amax = amax = AmaxHistory(var_list)
-        for counter in COUNTERS:
-            setattr(self, counter, self._add_state(counter, (), "int64"))
         self.amax_history = self._add_state("amax_history", amax.shape)
+        internals.place_variable(self, self.amax_history, self.step_counter)
         amax.history = self.amax_history
         amax.start(self.initial_scale)
-        super().build([v for v in amax.trainable if not is_amax(v)])
+        self.inner_optimizer.build(var_list)
+        keras.optimizers.Optimizer.build(self, var_list)
+
+    def _make_scale(self) -> None:
+        """Creates the loss scale and the counters, if they are not there."""
+        if self.dynamic_scale is not None:
+            return
+        with lifted():
+            for counter in COUNTERS:
+                setattr(self, counter, self._add_state(counter, (), "int64"))
+            self.dynamic_scale = self._add_state(
+                "dynamic_scale", (), start=self.initial_scale
+            )
 
     def rebuild(self, var_list: Sequence[keras.Variable]) -> None:
         """Follows a model that was converted since the optimizer was built.
 
-        Only FP8 state may differ; what was observed of a layer is kept, as is
-        all state of the inner optimizer.  `tfmp.convert` calls it for the
-        optimizer that a model is compiled with; a custom loop calls it.
+        The variables must be the same; what was observed of a layer is kept,
+        as is all state of the inner optimizer.  `tfmp.convert` calls it for
+        the optimizer that a model is compiled with, and `apply` by itself
+        unless a strategy of `tf.distribute` runs it.
 
         Args:
             var_list: the model's trainable variables.
@@ -152,8 +158,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
             self.build(var_list)
             return
         var_list = arguments.checked_variables("var_list", var_list)
-        real = [v for v in var_list if not is_amax(v)]
-        arguments.check_known("var_list", real, self._trainable_variables)
+        arguments.check_known("var_list", var_list, self._trainable_variables)
         old, self._amax = self._amax, AmaxHistory(var_list)
         self.amax_history = self._add_state("amax_history", self._amax.shape)
         internals.replace_variable(self, old.history, self.amax_history)
@@ -163,7 +168,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
     @property
     def statistics(self) -> dict[str, float]:
         """The loss scale and the counters, as numbers; read off the device."""
-        if self._amax is None:
+        if self.dynamic_scale is None:
             none = dict.fromkeys(STATISTICS, 0)
             return {"loss_scale": self.initial_scale, **none}
         read = tf.convert_to_tensor  # also what is mirrored
@@ -189,12 +194,16 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
             variable.assign(value)
 
     def _add_state(
-        self, name: str, shape: tuple[int, ...], dtype: str = "float32"
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: str = "float32",
+        start: float = 0.0,
     ) -> keras.Variable:
         return self.add_variable(
             shape=shape,
             dtype=dtype,
-            initializer="zeros",
+            initializer=keras.initializers.Constant(start),
             aggregation="only_first_replica",
             name=name,
         )
@@ -202,7 +211,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
     def apply(
         self, grads: Sequence[Any], trainable_variables: Any = None
     ) -> None:
-        """Takes out the FP8 observations and applies the gradients.
+        """Applies the gradients, and takes in what FP8 layers observed.
 
         Args:
             grads: of the scaled loss, one a variable; None where there is
@@ -214,74 +223,76 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
             ValueError: if there is not one gradient for each variable, or
                 the optimizer was not built with one of the variables.
         """
+        self._prepare(trainable_variables)
+        known = self._trainable_variables
+        pairs = arguments.checked_pairs(grads, trainable_variables, known)
+        gradients, variables = [p[0] for p in pairs], [p[1] for p in pairs]
+        scale = self.rule.in_use(self.dynamic_scale)
+        observed = tf.reshape(self._amax.observed(), [-1])
+        bad = fault(gradients, scale)
+        # Replicas see different data: each takes the maximum of all.
+        verdict = replicas.maximum(tf.concat([observed, [bad]], axis=0))
+        good = tf.reduce_all(tf.math.is_finite(verdict))
+        factor = self._count(good, verdict[-1] > 0)
+        if self._amax.states:
+            first = internals.starts_accumulation(self.inner_optimizer)
+            self._amax.renew(verdict[:-1], good, factor, first)
+        self._before = undoing.take()
+        # Keras branches on the first list; the second only comes along.
+        self._tf_apply([verdict], (gradients, variables, scale))
+        self._before = undoing.Notes()
+
+    def _prepare(self, trainable_variables: Any) -> None:
+        """Builds the optimizer, or follows layers that were converted."""
         if self._amax is None:
             name = "trainable_variables"
             with lifted():
                 self.build(
                     arguments.checked_variables(name, trainable_variables)
                 )
-        known = self._amax.trainable
-        pairs = arguments.checked_pairs(grads, trainable_variables, known)
-        observed = self._amax.observed([p for p in pairs if is_amax(p[1])])
-        observed = tf.reshape(observed, [-1])
-        rest = [p for p in pairs if not is_amax(p[1])]
-        gradients = [gradient for gradient, _ in rest]
-        bad = fault(gradients, self.rule.in_use(self.dynamic_scale))
-        # Replicas see different data: each takes the maximum of all.
-        verdict = replicas.maximum(tf.concat([observed, [bad]], axis=0))
-        self.overflow_count.assign_add(tf.cast(verdict[-1] > 0, tf.int64))
-        self._before = undoing.take()
-        # Keras branches on the first list; the second only comes along.
-        self._tf_apply([verdict], (gradients, [v for _, v in rest]))
-        self._before = undoing.Notes()
+        elif not self._amax.is_of(self._trainable_variables):
+            if not tf.distribute.has_strategy():
+                with lifted():
+                    self.rebuild(self._trainable_variables)
 
     def _stateful_handle_finite_grads(
         self, grads: Any, trainable_variables: Any
     ) -> None:
-        [verdict], (grads, trainable_variables) = grads, trainable_variables
-        scale = self.rule.in_use(self.dynamic_scale)
+        grads, trainable_variables, scale = trainable_variables
         if self.rule.dynamic or self.initial_scale != 1.0:
             grads = unscaled(grads, trainable_variables, scale)
         inner, updates = self.inner_optimizer, (grads, trainable_variables)
-        first = internals.starts_accumulation(inner)
         with lost_updates.watched(self.update_probes, inner, updates):
             inner.apply(*updates)
-        self.steps_since_overflow.assign_add(1)
-        self.skipped_in_a_row.assign(tf.zeros([], tf.int64))
-        factor = self._change_scale(self.rule.after_finite_step)
-        if self._amax.variables:
-            self._amax.push(verdict[:-1], factor, first)
 
     def _stateful_handle_non_finite_grads(self) -> None:
-        factor = self._change_scale(self.rule.after_overflow)
-        self.steps_since_overflow.assign(tf.zeros([], tf.int64))
-        self.skipped_in_a_row.assign_add(1)
-        self.skipped_steps.assign_add(1)
         self._before.undo()
-        if self._amax.variables and self.rule.dynamic:
-            self._amax.rescale(factor)
 
-    def _change_scale(self, rule: Callable[[ScaleState], ScaleState]) -> Any:
-        """Returns the factor by which the loss scale changes."""
-        names = ("dynamic_scale", "step_counter", "overflows_since_growth")
-        variables = [getattr(self, name) for name in names]
-        state = ScaleState(*map(tf.convert_to_tensor, variables))
-        after = rule(state)
-        for variable, value in zip(variables, after, strict=True):
-            variable.assign(value)
-        if not self.rule.dynamic:
-            return 1.0
-        return after.scale / self.rule.in_use(state.scale)
+    def _count(self, good: tf.Tensor, overflowed: tf.Tensor) -> Any:
+        """Takes a step into the loss scale and the counters.
+
+        Returns:
+            The factor by which the loss scale changes.
+        """
+        now = {n: tf.convert_to_tensor(getattr(self, n)) for n in COUNTERS}
+        stored = tf.convert_to_tensor(self.dynamic_scale)
+        grows = self.rule.grows(good, now["step_counter"])
+        overflows = now["overflows_since_growth"]
+        after = self.rule.after(stored, good, grows, overflows)
+        counted = counts(good, overflowed, grows)
+        # As vectors: each scalar would have a kernel of its own.
+        values = stablehlo.fence(tf.stack([now[name] for name in counted]))
+        added, kept = map(tf.stack, zip(*counted.values(), strict=True))
+        values = tf.unstack((values + added) * kept)
+        for name, value in zip(counted, values, strict=True):
+            getattr(self, name).assign(value)
+        self.dynamic_scale.assign(after)
+        return after / self.rule.in_use(stored) if self.rule.dynamic else 1.0
 
     def scale_loss(self, loss: Any) -> Any:
         """Multiplies the loss by the scale; a static one is a constant."""
-        scale = self.dynamic_scale if self.built else self.initial_scale
-        return keras.ops.multiply(loss, self.rule.in_use(scale))
-
-    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        """Writes the inner optimizer's averages at the end of training."""
-        real = [v for v in var_list if not is_amax(v)]
-        super().finalize_variable_values(real)
+        self._make_scale()
+        return keras.ops.multiply(loss, self.rule.in_use(self.dynamic_scale))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments, the inner optimizer serialised."""

@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
 from tfmp import checks
 
+STATISTICS = (
+    "overflow_count",
+    "skipped_steps",
+    "skipped_in_a_row",
+    "steps_since_overflow",
+)
+COUNTERS = (*STATISTICS, "overflows_since_growth", "step_counter")
 
-class ScaleState(NamedTuple):
-    """The loss scale and what decides when it changes: three scalars.
 
-    Attributes:
-        scale: float32, as it is stored.
-        finite_steps: finite steps in a row, since the scale last grew.
-        overflows: bad steps since the scale last grew, or could have.
+def counts(
+    good: tf.Tensor, overflowed: tf.Tensor, grows: tf.Tensor
+) -> dict[str, tuple[Any, Any]]:
+    """Returns what a step does to each counter: `(counter + a) * b`.
+
+    Args:
+        good: whether the step was finite, bool scalar.
+        overflowed: whether its gradients were not.
+        grows: whether the scale grows, or could.
     """
-
-    scale: tf.Tensor
-    finite_steps: tf.Tensor
-    overflows: tf.Tensor
+    goes_on, no = tf.cast(good, tf.int64), tf.cast(~good, tf.int64)
+    stays, one = tf.cast(~grows, tf.int64), tf.ones([], tf.int64)
+    return {
+        "overflow_count": (tf.cast(overflowed, tf.int64), one),
+        "skipped_steps": (no, one),
+        "skipped_in_a_row": (one, no),
+        "steps_since_overflow": (one, goes_on),
+        "overflows_since_growth": (no, stays),
+        "step_counter": (one, goes_on * stays),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,26 +84,30 @@ class ScaleRule:
         )
         return tf.clip_by_value(known, self.min_scale, self.max_scale)
 
-    def after_finite_step(self, state: ScaleState) -> ScaleState:
-        """Counts the step; grows, and forgives overflows, if it is time."""
-        finite_steps = state.finite_steps + 1
-        grow = finite_steps >= self.growth_steps
-        scale = self.in_use(state.scale)
-        larger = tf.minimum(scale * self.growth_factor, self.max_scale)
-        return ScaleState(
-            tf.where(grow, larger, scale) if self.dynamic else state.scale,
-            tf.where(grow, tf.zeros_like(finite_steps), finite_steps),
-            tf.where(grow, tf.zeros_like(state.overflows), state.overflows),
-        )
+    def grows(self, good: tf.Tensor, finite_steps: tf.Tensor) -> tf.Tensor:
+        """Whether it is time to grow, and to forgive overflows.
 
-    def after_overflow(self, state: ScaleState) -> ScaleState:
-        """Backs off, unless hysteresis has room for one overflow more."""
-        overflows = state.overflows + 1
-        scale = self.in_use(state.scale)
+        Args:
+            good: whether the step was finite, bool scalar.
+            finite_steps: finite steps in a row before it, integer scalar.
+        """
+        return good & (finite_steps + 1 >= self.growth_steps)
+
+    def after(
+        self, stored: Any, good: tf.Tensor, grows: tf.Tensor, overflows: Any
+    ) -> tf.Tensor:
+        """Returns the scale to store after a step.
+
+        Args:
+            stored: before it.
+            good: whether the step was finite, bool scalar.
+            grows: of `grows`.
+            overflows: before it, since the scale last grew or could have.
+        """
+        if not self.dynamic:
+            return stored
+        scale = self.in_use(stored)
+        larger = tf.minimum(scale * self.growth_factor, self.max_scale)
         smaller = tf.maximum(scale * self.backoff_factor, self.min_scale)
-        lower = tf.where(overflows >= self.hysteresis, smaller, scale)
-        return ScaleState(
-            lower if self.dynamic else state.scale,
-            tf.zeros_like(state.finite_steps),
-            overflows,
-        )
+        backs_off = ~good & (overflows + 1 >= self.hysteresis)
+        return tf.where(grows, larger, tf.where(backs_off, smaller, scale))

@@ -117,8 +117,12 @@ class DelayedScaling(Float8Recipe):
         amax  = max of the last `amax_history_len` observations
         scale = 2**floor(log2(max / amax)) * 2**-margin
 
-    The window is kept by `tfmp.optimizers.LossScaleOptimizer`; with any other
-    optimizer it is the last step alone.  Source: Transformer Engine's user
+    The window is kept by `tfmp.optimizers.LossScaleOptimizer`.  With any other
+    optimizer, or none, a layer has no window, and its amax fades:
+
+        amax = max(what the last pass observed, amax * (n - 1) / (n + 1))
+
+    where `n` is the length of the window.  Source: Transformer Engine's user
     guide; the defaults are those of its examples.
 
     Args:
@@ -144,6 +148,12 @@ class DelayedScaling(Float8Recipe):
         )
         roles = checks.names("current", self.current, ROLES)
         object.__setattr__(self, "current", roles)
+
+    @property
+    def window(self) -> int:
+        """How many steps the scales follow from."""
+        recent = self.amax_compute_algo == "most_recent"
+        return 1 if recent else self.amax_history_len
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -26,6 +26,7 @@ class Recipe:
         high_precision: the products that stay in the compute dtype.
         attention: whether attention's own products run by the recipe too.
         current: the roles whose scale comes from the tensor itself.
+        window: how many steps other scales follow from.
 
     >>> from tfmp.recipes import Emulated
     >>> recipe = Emulated("MXFP4", high_precision=("kernel_grad",))
@@ -38,6 +39,7 @@ class Recipe:
     high_precision = cast(Any, ())
     attention = cast(Any, False)
     current = cast(Any, ROLES)
+    window = cast(Any, 1)
 
     def format(self, role: str) -> Any:
         """Returns the format of `"inputs"`, `"kernel"` or `"grads"`."""

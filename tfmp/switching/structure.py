@@ -29,7 +29,7 @@ class Structure:
         self._layers = [_Layer(layer) for layer in flatten(model).values()]
         self._optimizer: Any = getattr(model, "optimizer", None)
         self._arguments = internals.compile_arguments(model)
-        state = [each.amax for each in self._layers if each.amax is not None]
+        state = [x.variable for x in self._layers if x.variable is not None]
         self._values = [(v, _copies(model, v)) for v in state]
         history = getattr(self._optimizer, "amax_history", None)
         self._history = None if history is None else _copies(model, history)
@@ -74,14 +74,12 @@ class _Layer:
         self._policy = layer.dtype_policy
         self._record = _copy(record_of(layer))
         self._state = getattr(layer, "float8", None)
-        self._use: tuple[Any, ...] = ()
-        if self._state is not None:
-            self._use = self._state.recipe, self._state.trainable
+        self._recipe = getattr(self._state, "recipe", None)
 
     @property
-    def amax(self) -> Any:
-        """The variable of its FP8 state, also of an idle one."""
-        return None if self._state is None else self._state.amax
+    def variable(self) -> Any:
+        """That of its FP8 state, also of an idle one."""
+        return None if self._state is None else self._state.variable
 
     @property
     def is_present(self) -> bool:
@@ -95,7 +93,7 @@ class _Layer:
         if added:
             internals.remove_child(layer, "float8")
         if self._state is not None:
-            self._state.use(*self._use)
+            self._state.recipe = self._recipe
         layer.__class__ = self._class
         internals.set_policy(layer, self._policy)
         if self._record is not None:

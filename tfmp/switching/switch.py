@@ -68,13 +68,12 @@ def switch(model: keras.Model, wanted: Mapping[str, Wanted]) -> None:
     layers = flatten(model)
     with all_or_nothing(model), model.distribute_strategy.scope():
         internals.conversion_known()
-        wrapped = training.follower(model)
         for path, (policy, reason) in wanted.items():
             was_idle = _is_idle(layers[path])
             apply(layers[path], policy, reason)
             if was_idle and not _is_idle(layers[path]):
                 _forget_gradients(model, layers[path])
-        training.follow(model, wrapped)
+        training.follow(model)
 
 
 @contextlib.contextmanager
@@ -98,4 +97,4 @@ def _forget_gradients(model: Any, layer: Any) -> None:
     optimizer = model.optimizer
     if isinstance(optimizer, LossScaleOptimizer) and optimizer.rule.dynamic:
         *others, _ = layer.float8.amax.numpy()
-        layer.float8.amax.assign([*others, 0.0])
+        layer.float8.assume([*others, 0.0])
