@@ -102,13 +102,13 @@ def after(
     )
 
 
-def settled(state: tf.Tensor, amax: tf.Tensor) -> tf.Tensor:
-    """Returns states of which everything seen is taken, and `amax` assumed.
+def settled(amax: tf.Tensor) -> tf.Tensor:
+    """Returns states that assume an amax, and have seen nothing since.
 
     Args:
-        state: float32 of shape `[..., 4, 3]`.
         amax: float32 of shape `[..., 3]`.
+
+    Returns:
+        float32 of shape `[..., 4, 3]`.
     """
-    nothing = tf.zeros_like(amax)
-    turn = state[..., TURN, :]
-    return tf.stack([amax, nothing, nothing, turn], axis=-2)
+    return tf.stack([amax, *[tf.zeros_like(amax)] * 3], axis=-2)

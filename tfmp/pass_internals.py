@@ -111,18 +111,38 @@ def access(
         and tf.distribute.in_cross_replica_context()
     ):
         return lambda: tf.convert_to_tensor(variable), variable.assign
-    handle, graph = variable.value.handle, tf.compat.v1.get_default_graph()
+    at_hand = variable.value.handle
+    graph, captured = tf.compat.v1.get_default_graph(), at_hand
     if not tf.executing_eagerly() and hasattr(graph, "capture"):
-        handle = graph.capture(handle)
+        captured = graph.capture(at_hand)
+
+    def handle() -> tf.Tensor:
+        return captured if _is_gradient_of(graph) else at_hand
 
     def read() -> tf.Tensor:
-        value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=variable.dtype)
+        value = tf.raw_ops.ReadVariableOp(
+            resource=handle(), dtype=variable.dtype
+        )
         return tf.ensure_shape(value, variable.shape)
 
     def write(value: tf.Tensor) -> None:
-        tf.raw_ops.AssignVariableOp(resource=handle, value=value)
+        tf.raw_ops.AssignVariableOp(resource=handle(), value=value)
 
     return read, write
+
+
+def _is_gradient_of(graph: Any) -> bool:
+    """Whether the gradient that is built now can use tensors of a graph.
+
+    That of a branch or a loop's body keeps the graph; the gradient functions
+    that a SavedModel holds do not.
+    """
+    now: Any = tf.compat.v1.get_default_graph()
+    while now is not None and now is not graph:
+        if any(x is graph for x in getattr(now, "__dict__", {}).values()):
+            return True
+        now = getattr(now, "outer_graph", None)
+    return now is graph
 
 
 def _access_in(
