@@ -135,27 +135,22 @@ def after_build(layer: keras.Layer, callback: Callable[[], None]) -> None:
     layer.build = build_then
 
 
-def place_variable(
-    optimizer: keras.optimizers.Optimizer,
-    new: keras.Variable,
-    place: keras.Variable,
-) -> None:
-    """Puts an optimizer's newest variable before another one."""
-    optimizer._tracker.untrack(new)
-    stored = optimizer._variables
-    at = [variable is place for variable in stored].index(True)
-    stored.insert(at, new)
-    optimizer._tracker.stored_ids["variables"].add(id(new))
-
-
 def replace_variable(
     optimizer: keras.optimizers.Optimizer,
     old: keras.Variable,
     new: keras.Variable,
 ) -> None:
-    """Puts an optimizer's newest variable into the place of an older one."""
-    place_variable(optimizer, new, old)
-    optimizer._tracker.untrack(old)
+    """Puts an optimizer's newest variable into the place of an older one.
+
+    In a new list: TensorFlow saves none that was changed within.
+    """
+    tracker = optimizer._tracker
+    kept = [v for v in optimizer._variables if v is not new]
+    kept[[v is old for v in kept].index(True)] = new
+    tracker.stored_ids["variables"].remove(id(old))
+    optimizer._variables = kept
+    is_variable, _ = tracker.config["variables"]
+    tracker.config["variables"] = (is_variable, optimizer._variables)
 
 
 def starts_accumulation(optimizer: keras.optimizers.Optimizer) -> Any:
