@@ -20,7 +20,7 @@ from tfmp.callbacks import (
     PrecisionScheduler,
     ScaleMonitor,
 )
-from tfmp.layers.state import is_amax
+from tfmp.layers.state import all_states
 from tfmp.reporting import logs
 from tfmp.switching import notes, precisions
 from tfmp.switching.snapshot import Snapshot
@@ -133,9 +133,8 @@ def named(model):
         if v is not history
     }
     if history is not None and model.optimizer.built:
-        rows = [v for v in model.trainable_variables if is_amax(v)]
-        for row, variable in enumerate(rows):
-            found[id(variable), "window"] = [history.numpy()[:, row]]
+        for row, state in enumerate(all_states(model)):
+            found[id(state), "window"] = [history.numpy()[:, row]]
     return found
 
 
@@ -180,7 +179,7 @@ def test_all_state_is_kept_and_a_change_is_traced_once(
     back = 3, 3 * STEPS, "net/a", "mixed_float8"
     assert moved[4:] == [there, back][: epochs - 2]
     # b's window, of the steps before, is there after a's change.
-    key = id(model.get_layer("b").amax), "window"
+    key = id(model.get_layer("b").float8), "window"
     windows = [seen[key][0][:STEPS] for seen in after.seen[2:]]
     assert all((window > 0).all() for window in windows)
 
@@ -446,7 +445,7 @@ def on_replicas():
     before, after = Watch(), Watch()
     fit(model, before, PrecisionScheduler(THERE_AND_BACK), after, epochs=3)
     seen = zip(before.seen, after.seen, strict=True)
-    amax = [v for v in model.variables if is_amax(v)]
+    amax = [state.variable for state in all_states(model)]
     copies = [[p.numpy() for p in replicas.parts(model, v)] for v in amax]
     snapshot, then = Snapshot(model, 2), named(model)
     switch(model, {"net/b": Wanted(BF16, "")})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tfmp
-from tfmp.layers.state import is_amax
+from tfmp.layers.state import all_states
 from tfmp.optimizers import LossScaleOptimizer
 
 
@@ -33,19 +33,20 @@ def test_a_layer_leaves_fp8_and_comes_back():
     model = compiled()
     fit(model)
     dense = model.layers[0]
-    amax, kernel = dense.amax, dense.kernel.numpy()
-    observed = amax.numpy()
+    state, kernel = dense.float8, dense.kernel.numpy()
+    observed = dense.amax.numpy()
     assert (observed > 0).all()
     tfmp.set_precision(model, {"dense.*": "mixed_bfloat16"})
     assert dense.amax is None and dense.compute_dtype == "bfloat16"
-    assert [is_amax(v) for v in model.trainable_variables].count(True) == 1
+    assert len(all_states(model)) == 1 and state not in all_states(model)
     np.testing.assert_array_equal(kernel, dense.kernel)
     fit(model)
-    np.testing.assert_array_equal(observed, amax)
+    np.testing.assert_array_equal(observed, state.amax)
     tfmp.set_precision(model, {"dense.*": "mixed_float8"})
-    assert dense.amax is amax
+    assert dense.float8 is state and state in all_states(model)
+    np.testing.assert_array_equal(observed, dense.amax)
     fit(model)
-    assert (observed != amax.numpy()).any()
+    assert (observed != dense.amax.numpy()).any()
 
 
 def test_what_is_not_named_stays():

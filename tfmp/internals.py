@@ -23,6 +23,7 @@ from keras.src.export.export_utils import (
 )
 from keras.src.models.functional import Functional
 from keras.src.saving.keras_saveable import KerasSaveable as KerasSaveable
+from keras.src.utils import tracking
 
 KNOWN = "tfmp_conversion_known"
 
@@ -141,11 +142,9 @@ def place_variable(
     place: keras.Variable,
 ) -> None:
     """Puts an optimizer's newest variable before another one."""
-    optimizer._tracker.untrack(new)
-    stored = optimizer._variables
-    at = [variable is place for variable in stored].index(True)
-    stored.insert(at, new)
-    optimizer._tracker.stored_ids["variables"].add(id(new))
+    every = [v for v in optimizer._variables if v is not new]
+    at = [variable is place for variable in every].index(True)
+    _set_variables(optimizer, [*every[:at], new, *every[at:]])
 
 
 def replace_variable(
@@ -154,8 +153,20 @@ def replace_variable(
     new: keras.Variable,
 ) -> None:
     """Puts an optimizer's newest variable into the place of an older one."""
-    place_variable(optimizer, new, old)
-    optimizer._tracker.untrack(old)
+    every = [v for v in optimizer._variables if v is not new]
+    _set_variables(optimizer, [new if v is old else v for v in every])
+
+
+def _set_variables(
+    optimizer: keras.optimizers.Optimizer, every: list[keras.Variable]
+) -> None:
+    # TensorFlow saves no list in which something was moved: a new one.
+    tracker = optimizer._tracker
+    with tracking.DotNotTrackScope():
+        optimizer._variables = every
+    is_variable, _ = tracker.config["variables"]
+    tracker.config["variables"] = is_variable, optimizer._variables
+    tracker.stored_ids["variables"] = {id(v) for v in every}
 
 
 def starts_accumulation(optimizer: keras.optimizers.Optimizer) -> Any:
