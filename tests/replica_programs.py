@@ -254,19 +254,23 @@ def converted(strategy: Any) -> dict[str, Any]:
 
     Its steps: good, bad in either replica, good.
     """
-    adam = keras.optimizers.Adam(0.01)
-    with strategy.scope():
-        optimizer = tfmp.optimizers.LossScaleOptimizer(adam, 1.0, dynamic=False)
-    return _converted(strategy, optimizer, (ROWS + 3, 2 * ROWS + 12))
+
+    def scaled() -> keras.Optimizer:
+        adam = keras.optimizers.Adam(0.01)
+        return tfmp.optimizers.LossScaleOptimizer(adam, 1.0, dynamic=False)
+
+    return _converted(strategy, scaled, (ROWS + 3, 2 * ROWS + 12))
 
 
 def converted_without(strategy: Any) -> dict[str, Any]:
     """The same with an optimizer of Keras, and without bad steps."""
-    return _converted(strategy, keras.optimizers.Adam(0.01))
+    return _converted(strategy, lambda: keras.optimizers.Adam(0.01))
 
 
 def _converted(
-    strategy: Any, optimizer: Any, bad: Sequence[int] = ()
+    strategy: Any,
+    make: Callable[[], keras.Optimizer],
+    bad: Sequence[int] = (),
 ) -> dict[str, Any]:
     x = np.random.default_rng(0).normal(size=[4 * ROWS, 3, 3, 16])
     x, y = x.astype("float32"), x.mean(axis=(1, 2, 3))[:, np.newaxis]
@@ -279,6 +283,7 @@ def _converted(
             keras.layers.Dense(1, dtype="float32"),
         ]
         model = keras.Sequential([keras.Input([3, 3, 16]), *layers])
+        optimizer = make()
         optimizer.build(model.trainable_variables)
         model.compile(optimizer, "mse", jit_compile=False)
     tfmp.convert(model)

@@ -4,6 +4,7 @@ import keras
 import models
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfmp
 from tfmp.layers.state import all_states
@@ -86,7 +87,7 @@ def test_between_epochs_from_a_callback():
     assert int(model.optimizer.iterations) == 16
 
 
-def test_the_inner_optimizer_keeps_its_state():
+def test_the_inner_optimizer_keeps_its_state(tmp_path):
     model = compiled()
     inner = keras.optimizers.Adam(0.01)
     model.compile(LossScaleOptimizer(inner), "mse", run_eagerly=True)
@@ -97,9 +98,23 @@ def test_the_inner_optimizer_keeps_its_state():
     for a, b in zip(state, inner.variables, strict=True):
         np.testing.assert_array_equal(a, b)
     assert float(model.optimizer.dynamic_scale) == scale
+    checkpoint = tf.train.Checkpoint(model=model)
+    assert checkpoint.save(tmp_path / "c")
     rows = model.optimizer.amax_history.shape[1]
     assert rows == 1 and (model.optimizer.amax_history.numpy()[:4] > 0).all()
     fit(model)
+
+
+def test_nothing_is_left_after_revert():
+    model = compiled()
+    fit(model)
+    assert len(all_states(model)) == 2
+    tfmp.revert(model)
+    assert not all_states(model)
+    assert model.optimizer.amax_history.shape[1] == 0
+    monitor = tfmp.callbacks.ScaleMonitor()
+    fit(model, callbacks=[monitor])
+    assert not [name for name in monitor.samples[-1] if "amax" in name]
 
 
 def test_a_recipe_can_change_too():
