@@ -113,7 +113,8 @@ def test_nothing_is_left_after_revert():
     assert not all_states(model)
     assert model.optimizer.amax_history.shape[1] == 0
     monitor = tfmp.callbacks.ScaleMonitor()
-    fit(model, callbacks=[monitor])
+    with pytest.warns(RuntimeWarning, match="No layer of the model"):
+        fit(model, callbacks=[monitor])
     assert not [name for name in monitor.samples[-1] if "amax" in name]
 
 
