@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfmp import internals, recipes
+from tfmp import pass_internals, recipes
 
 ASSUMED, SEEN, SINCE, TURN = range(4)
 SHAPE = (4, len(recipes.ROLES))
@@ -54,7 +54,7 @@ def begin(variable: Any, fade: float) -> Pass:
         variable: Keras variable of shape `[4, 3]`.
         fade: what is left of an assumption after a pass, from 0 to 1.
     """
-    read, write = internals.access(variable)
+    read, write = pass_internals.access(variable)
     before = tf.convert_to_tensor(variable)
     amax, turn = assumed(before, fade), before[TURN]
 
@@ -102,13 +102,13 @@ def after(
     )
 
 
-def settled(state: tf.Tensor, amax: tf.Tensor) -> tf.Tensor:
-    """Returns states of which everything seen is taken, and `amax` assumed.
+def settled(amax: tf.Tensor) -> tf.Tensor:
+    """Returns states that assume an amax, and have seen nothing since.
 
     Args:
-        state: float32 of shape `[..., 4, 3]`.
         amax: float32 of shape `[..., 3]`.
+
+    Returns:
+        float32 of shape `[..., 4, 3]`.
     """
-    nothing = tf.zeros_like(amax)
-    turn = state[..., TURN, :]
-    return tf.stack([amax, nothing, nothing, turn], axis=-2)
+    return tf.stack([amax, *[tf.zeros_like(amax)] * 3], axis=-2)

@@ -128,11 +128,11 @@ class AmaxHistory:
         steps = tf.range(self.shape[0])[:, tf.newaxis]
         window = scaling.window_amax(history, steps < self.lengths)
         # All are read before one is written: else XLA copies each of them.
-        before = stablehlo.fence(self._read())
-        amax = _scaled(before[:, observations.ASSUMED], by_role)
+        before = stablehlo.fence(self._read()[:, observations.ASSUMED])
+        amax = _scaled(before, by_role)
         amax = tf.where(window > 0, window, amax)
         self.history.assign(history)
-        rows = tf.unstack(observations.settled(before, amax))
+        rows = tf.unstack(observations.settled(amax))
         for state, row in zip(self.states, rows, strict=True):
             state.variable.assign(row)
 
