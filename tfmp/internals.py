@@ -136,17 +136,6 @@ def after_build(layer: keras.Layer, callback: Callable[[], None]) -> None:
     layer.build = build_then
 
 
-def place_variable(
-    optimizer: keras.optimizers.Optimizer,
-    new: keras.Variable,
-    place: keras.Variable,
-) -> None:
-    """Puts an optimizer's newest variable before another one."""
-    every = [v for v in optimizer._variables if v is not new]
-    at = [variable is place for variable in every].index(True)
-    _set_variables(optimizer, [*every[:at], new, *every[at:]])
-
-
 def replace_variable(
     optimizer: keras.optimizers.Optimizer,
     old: keras.Variable,
@@ -154,19 +143,13 @@ def replace_variable(
 ) -> None:
     """Puts an optimizer's newest variable into the place of an older one."""
     every = [v for v in optimizer._variables if v is not new]
-    _set_variables(optimizer, [new if v is old else v for v in every])
-
-
-def _set_variables(
-    optimizer: keras.optimizers.Optimizer, every: list[keras.Variable]
-) -> None:
     # TensorFlow saves no list in which something was moved: a new one.
     tracker = optimizer._tracker
     with tracking.DotNotTrackScope():
-        optimizer._variables = every
+        optimizer._variables = [new if v is old else v for v in every]
     is_variable, _ = tracker.config["variables"]
     tracker.config["variables"] = is_variable, optimizer._variables
-    tracker.stored_ids["variables"] = {id(v) for v in every}
+    tracker.stored_ids["variables"] = {id(v) for v in optimizer._variables}
 
 
 def starts_accumulation(optimizer: keras.optimizers.Optimizer) -> Any:

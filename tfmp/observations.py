@@ -19,6 +19,10 @@ tfmp takes `since`, keeps a window of it, and writes `assumed`.
 What a pass sees is written by the gradient of its product, and so only where
 there is one.  A `turn` that has changed since the pass began says that another
 product of it, or another pass, was first.
+
+In one graph all is one pass, until an optimizer takes what was seen: calls,
+micro-batches and recomputation assume the same, and XLA quantizes a kernel once
+for all of them.
 """
 
 from __future__ import annotations
@@ -55,13 +59,28 @@ def begin(variable: Any, fade: float) -> Pass:
         fade: what is left of an assumption after a pass, from 0 to 1.
     """
     read, write = pass_internals.access(variable)
-    before = tf.convert_to_tensor(variable)
-    amax, turn = assumed(before, fade), before[TURN]
+    amax, turn = _beginning(variable, fade)
 
     def take_in(observed: tf.Tensor) -> None:
         write(after(read(), amax, turn, tf.stop_gradient(observed)))
 
     return Pass(amax, take_in)
+
+
+def _beginning(variable: Any, fade: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns what a pass assumes, and the turn at its beginning."""
+    begun = pass_internals.of_graph("tfmp_passes")
+    if id(variable) in begun:
+        return begun[id(variable)][1:]
+    state = tf.convert_to_tensor(variable)
+    found = assumed(state, fade), state[TURN]
+    begun[id(variable)] = (variable, *found)  # which keeps the id its own
+    return found
+
+
+def end_pass(variable: Any) -> None:
+    """Has the next pass of a graph begin with what the variable holds then."""
+    pass_internals.of_graph("tfmp_passes").pop(id(variable), None)
 
 
 def assumed(state: tf.Tensor, fade: Any) -> tf.Tensor:

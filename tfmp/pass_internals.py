@@ -94,6 +94,20 @@ def losses_kept(layers: Iterable[keras.Layer]) -> Iterator[None]:
             layer._loss_ids.update(ids)
 
 
+def of_graph(name: str) -> dict[Any, Any]:
+    """Returns a dictionary that is kept on the graph that is built now.
+
+    Eagerly, and in a `keras.StatelessScope`, a new one each time.
+    """
+    scope = stateless_scope.in_stateless_scope()
+    if scope or not tf.inside_function():
+        return {}
+    graph: Any = tf.compat.v1.get_default_graph()
+    if not hasattr(graph, name):
+        setattr(graph, name, {})
+    return getattr(graph, name)
+
+
 def access(
     variable: keras.Variable,
 ) -> tuple[Callable[[], Any], Callable[[Any], Any]]:

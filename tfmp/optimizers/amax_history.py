@@ -135,6 +135,7 @@ class AmaxHistory:
         rows = tf.unstack(observations.settled(amax))
         for state, row in zip(self.states, rows, strict=True):
             state.variable.assign(row)
+            observations.end_pass(state.variable)
 
     def _read(self) -> tf.Tensor:
         """Returns the states, float32 of shape `[layers, 4, 3]`."""
@@ -149,6 +150,7 @@ def _scaled(amax: tf.Tensor, by_role: tf.Tensor) -> tf.Tensor:
 def _start_one(state: Float8State, loss_scale: float) -> None:
     target = state.recipe.format("grads")
     prior = scaling.PRIOR_AMAX["grads", target.name] * loss_scale
-    *others, grads = tf.unstack(state.amax)
+    assumed, *seen = tf.unstack(tf.convert_to_tensor(state.variable))
+    *others, grads = tf.unstack(assumed)
     grads = tf.where(scaling.is_observed(grads), grads, prior)
-    state.assume(tf.stack([*others, grads]))
+    state.variable.assign(tf.stack([tf.stack([*others, grads]), *seen]))

@@ -120,7 +120,6 @@ class LossScaleOptimizer(MovingScale):
         self.make_scale()
         self._amax = amax = AmaxHistory(var_list)
         self.amax_history = self.add_state("amax_history", amax.shape)
-        internals.place_variable(self, self.amax_history, self.step_counter)
         amax.history = self.amax_history
         amax.start(self.initial_scale)
         self.inner_optimizer.build(var_list)
