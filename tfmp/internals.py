@@ -23,7 +23,6 @@ from keras.src.export.export_utils import (
 )
 from keras.src.models.functional import Functional
 from keras.src.saving.keras_saveable import KerasSaveable as KerasSaveable
-from keras.src.utils import tracking
 
 KNOWN = "tfmp_conversion_known"
 
@@ -141,15 +140,17 @@ def replace_variable(
     old: keras.Variable,
     new: keras.Variable,
 ) -> None:
-    """Puts an optimizer's newest variable into the place of an older one."""
-    every = [v for v in optimizer._variables if v is not new]
-    # TensorFlow saves no list in which something was moved: a new one.
+    """Puts an optimizer's newest variable into the place of an older one.
+
+    In a new list: TensorFlow saves none that was changed within.
+    """
     tracker = optimizer._tracker
-    with tracking.DotNotTrackScope():
-        optimizer._variables = [new if v is old else v for v in every]
+    kept = [v for v in optimizer._variables if v is not new]
+    kept[[v is old for v in kept].index(True)] = new
+    tracker.stored_ids["variables"].remove(id(old))
+    optimizer._variables = kept
     is_variable, _ = tracker.config["variables"]
-    tracker.config["variables"] = is_variable, optimizer._variables
-    tracker.stored_ids["variables"] = {id(v) for v in optimizer._variables}
+    tracker.config["variables"] = (is_variable, optimizer._variables)
 
 
 def starts_accumulation(optimizer: keras.optimizers.Optimizer) -> Any:
