@@ -103,6 +103,10 @@ def test_the_inner_optimizer_keeps_its_state(tmp_path):
     rows = model.optimizer.amax_history.shape[1]
     assert rows == 1 and (model.optimizer.amax_history.numpy()[:4] > 0).all()
     fit(model)
+    tfmp.set_precision(model, {"einsum.*": "mixed_float8"})
+    assert checkpoint.save(tmp_path / "c")
+    fit(model)
+    assert (model.optimizer.amax_history.numpy()[:4] > 0).all()
 
 
 def test_nothing_is_left_after_revert():
