@@ -17,6 +17,7 @@ import pytest
 LEVELS = (
     (
         "advice",
+        "callers",
         "checks",
         "formats",
         "internals",

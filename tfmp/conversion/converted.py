@@ -102,7 +102,9 @@ def undo(layer: keras.Layer) -> None:
         internals.remove_child(layer, "float8")
     layer.__class__ = stock
     before = record.policy if record else None
-    if before is None and policies.recipe_at(layer.dtype_policy, layer.path):
+    if layer.quantization_mode is not None:
+        before = None  # Keras has quantized it since
+    elif before is None and policies.recipe_at(layer.dtype_policy, layer.path):
         before = policies.Policy(f"mixed_{layer.compute_dtype}")
     if before is not None:
         internals.set_policy(layer, before)
@@ -177,9 +179,18 @@ def _restore(layer: keras.Layer, table: dict[str, keras.DTypePolicy]) -> None:
         policy, record = table.get(place), record_of(child)
         if policy is None or (record and child.dtype_policy == policy):
             continue
+        if policy.quantization_mode is not None:
+            _quantize(child, policy)
+            continue
         if not child.built:
             again = functools.partial(_restore, layer, table)
             internals.after_build(child, again)
         inherited = top is not None and child.dtype_policy in table.values()
         before = top.policy if top and inherited else None
         apply(child, policy, "as in the file it was loaded from", before)
+
+
+def _quantize(layer: keras.Layer, policy: keras.DTypePolicy) -> None:
+    """Has Keras quantize a layer, or build it so, if it has not yet."""
+    if layer.dtype_policy != policy:
+        layer.dtype_policy = policy
