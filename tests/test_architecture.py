@@ -27,7 +27,7 @@ LEVELS = (
         "tables",
         "version",
     ),
-    ("changes", "cost_model", "equations", "recipes", "windows"),
+    ("builds", "changes", "cost_model", "equations", "recipes", "windows"),
     ("convolutions", "cpu_products", "grids", "replicas", "scaling", "undoing"),
     ("quantization", "stablehlo"),
     ("emulation", "scales", "statistics"),

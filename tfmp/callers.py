@@ -24,3 +24,9 @@ def quantizes(frame: types.FrameType | None) -> bool:
         return frame is not None
     is_quantize = frame.f_code.co_name == "quantize"
     return is_quantize and isinstance(frame.f_locals.get("self"), keras.Layer)
+
+
+def keras_name(policy: keras.DTypePolicy) -> str:
+    """Returns the name of what a stock layer computes under, as Keras' own."""
+    has_recipe = getattr(policy, "recipe", None) is not None
+    return f"mixed_{policy.compute_dtype}" if has_recipe else policy.name

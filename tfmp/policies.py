@@ -89,7 +89,7 @@ class Policy(keras.DTypePolicy):
         if callers.rebuilds(caller):
             return keras.dtype_policies.serialize(self)
         if callers.quantizes(caller):
-            return keras_name(self)
+            return callers.keras_name(self)
         return self._own_name
 
     @property
@@ -146,12 +146,6 @@ def get(dtype: Any) -> keras.DTypePolicy:
 def recipe_of(policy: keras.DTypePolicy) -> recipes.Recipe | None:
     """Returns the recipe of a policy, None if it has none."""
     return getattr(policy, "recipe", None)
-
-
-def keras_name(policy: keras.DTypePolicy) -> str:
-    """Returns the name of what a stock layer computes under, as Keras' own."""
-    has_recipe = recipe_of(policy) is not None
-    return f"mixed_{policy.compute_dtype}" if has_recipe else policy.name
 
 
 def policy_at(policy: keras.DTypePolicy, path: str | None) -> keras.DTypePolicy:

@@ -82,7 +82,7 @@ class PrecisionMap(keras.dtype_policies.DTypePolicyMap):
         policy = self[getattr(asking, "path", None) or ""]
         if isinstance(asking, keras.Layer):
             internals.set_policy(asking, policy)
-        return policies.keras_name(policy)
+        return callers.keras_name(policy)
 
     def __getitem__(self, path: str) -> keras.DTypePolicy:
         """Returns the policy of a path."""

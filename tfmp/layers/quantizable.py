@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from tfmp import internals, policies
+from tfmp import callers, internals, policies
 
 if TYPE_CHECKING:
     from keras.layers import Layer as Base
@@ -53,7 +53,7 @@ class Quantizable(Base):
             )
         policy = policies.policy_at(self.dtype_policy, self.path)
         if policies.recipe_of(policy) is not None:
-            policy = keras.DTypePolicy(policies.keras_name(policy))
+            policy = keras.DTypePolicy(callers.keras_name(policy))
         if self.float8 is not None:
             internals.remove_child(self, "float8")
         self.__class__ = stock
