@@ -33,6 +33,7 @@ LEVELS = (
     ("emulation", "scales", "statistics"),
     ("emulated_passes", "passes", "probes"),
     ("contractions",),
+    ("lengths",),
     ("hardware", "ops", "policies"),
     ("layers", "precision_map"),
     ("checkpoints", "optimizers"),
@@ -73,7 +74,10 @@ PRIVATE_IMPORTS = {
     "reporting/drawing.py": ["importlib.import_module"],
     "exporting/runtimes.py": ["importlib.import_module"],
     "inspection/jax_compiler.py": ["importlib.import_module"],
-    "stablehlo.py": ["tensorflow.compiler.tf2xla.python.xla"],
+    "stablehlo.py": [
+        "tensorflow.compiler.tf2xla.python.xla",
+        "tensorflow.python.ops.control_flow_util",
+    ],
     "inspection/relowering.py": ["tensorflow.python.eager.context"],
     "internals.py": [
         "keras.src.backend.AutocastScope",
