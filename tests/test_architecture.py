@@ -74,10 +74,8 @@ PRIVATE_IMPORTS = {
     "reporting/drawing.py": ["importlib.import_module"],
     "exporting/runtimes.py": ["importlib.import_module"],
     "inspection/jax_compiler.py": ["importlib.import_module"],
-    "stablehlo.py": [
-        "tensorflow.compiler.tf2xla.python.xla",
-        "tensorflow.python.ops.control_flow_util",
-    ],
+    "stablehlo.py": ["tensorflow.compiler.tf2xla.python.xla"],
+    "lengths.py": ["tensorflow.python.ops.control_flow_util"],
     "inspection/relowering.py": ["tensorflow.python.eager.context"],
     "internals.py": [
         "keras.src.backend.AutocastScope",

@@ -14,7 +14,7 @@ small, more.
 
 Not so: contractions whose two operands share their first axis, as scores in
 attention; convolutions that are no product of matrices; emulated recipes; and
-a step that is measured.
+a step that is measured.  The import of `control_flow_util` is private.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ import math
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
 
-from tfmp import contractions, equations, passes, recipes, stablehlo
+from tfmp import contractions, equations, passes, recipes
 
 STEPS = 8  # to a doubling
 LEAST = 16  # rows of a step, the multiple that FP8 kernels of GPUs want
@@ -46,7 +47,7 @@ def contract(
     Outside of XLA programs are shared by many lengths.
     """
     flat = None
-    if probe is None and not recipe.emulates and not stablehlo.is_compiled():
+    if probe is None and not recipe.emulates and not is_compiled():
         flat = flattened(contraction)
     if flat is None or not kernel.shape.is_fully_defined():
         return contractions.contract(
@@ -65,6 +66,12 @@ def contract(
     result = tf.reshape(result, tf.concat(lengths, 0))
     result.set_shape([*inputs.shape[:leading], *result.shape[leading:]])
     return result
+
+
+def is_compiled() -> bool:
+    """Whether what is traced now is part of a function that XLA compiles."""
+    graph = tf.compat.v1.get_default_graph()
+    return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
 
 
 def flattened(contraction: Any) -> equations.Contraction | None:

@@ -1,8 +1,8 @@
 """Products of FP8 operands, as StableHLO modules that TensorFlow runs.
 
 TensorFlow's operators refuse FP8; `XlaCallModule` takes a StableHLO module
-that does not, eager, in a graph, under XLA and in a SavedModel.  The imports
-below are private.
+that does not, eager, in a graph, under XLA and in a SavedModel.  The import
+below is private.
 
 A product is written twice, for CPUs and for all others; which one a program
 has is settled when TensorFlow lowers it for a device.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
-from tensorflow.python.ops import control_flow_util
 
 from tfmp import cpu_products, equations, windows
 
@@ -44,12 +43,6 @@ CASE = """\
     }}, {{
 {other}
     }}) : (tensor<i32>) -> {out}"""
-
-
-def is_compiled() -> bool:
-    """Whether what is traced now is part of a function that XLA compiles."""
-    graph = tf.compat.v1.get_default_graph()
-    return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
 
 
 def bitcast(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:

@@ -68,6 +68,19 @@ class Converted(Base):
         return layer
 
 
+class ConvertedPreset(Converted):
+    """The same of a keras-hub model, which also saves itself as a preset."""
+
+    def save_to_preset(self, *args: Any, **kwargs: Any) -> None:
+        """Writes the preset of the model as it was, with the weights of now.
+
+        A preset is loaded by the class that it names, which is keras-hub's.
+        """
+        with _as_before(self):
+            stock: Any = stock_class(self)
+            stock.save_to_preset(self, *args, **kwargs)
+
+
 def apply(
     layer: keras.Layer,
     policy: keras.DTypePolicy,
@@ -119,7 +132,9 @@ def _class_of(layer: keras.Layer, stock: type) -> type:
     bases = [base for base in (ours, stock) if base]
     composite = sublayers(layer) and not internals.is_container(layer)
     if composite or (ours and stock not in classes.OURS):
-        return _saved_as_converted(swapping.combined(Converted, *bases))
+        preset = hasattr(stock, "save_to_preset")
+        mixin = ConvertedPreset if preset else Converted
+        return _saved_as_converted(swapping.combined(mixin, *bases))
     return swapping.combined(*bases)
 
 
