@@ -58,10 +58,10 @@ def contract(
     rows = tf.reshape(inputs, tf.concat([[-1], rest], 0))
     rows.set_shape([None, *inputs.shape[leading:]])
     least = at_least(math.prod(kernel.shape))
-    padded, number = _padded(rows, least)
-    result = contractions.contract(
-        flat, padded, kernel, recipe, amax, training
-    )[:number]
+    padded, more = _padded(rows, least)
+    result = contractions.contract(flat, padded, kernel, recipe, amax, training)
+    # Not a slice: the gradient of a split is copied whole, and is faster.
+    result, _ = tf.split(result, [tf.shape(rows)[0], more])
     lengths = [tf.shape(inputs)[:leading], tf.shape(result)[1:]]
     result = tf.reshape(result, tf.concat(lengths, 0))
     result.set_shape([*inputs.shape[:leading], *result.shape[leading:]])
@@ -122,7 +122,7 @@ def rounded(rows: int, least: int = LEAST) -> int:
 
 
 def _padded(x: tf.Tensor, least: int) -> tuple[tf.Tensor, Any]:
-    """Returns `x` with rows of zeros, and how many rows it had."""
+    """Returns `x` with rows of zeros, and how many these are."""
     number = x.shape[0]
     if number is None:
         number = tf.shape(x)[0]
@@ -134,8 +134,8 @@ def _padded(x: tf.Tensor, least: int) -> tuple[tf.Tensor, Any]:
     if not tf.executing_eagerly():
         # A graph for one length then has the programs of one for any.
         more = tf.raw_ops.PlaceholderWithDefault(input=more, shape=[])
-    ends = [[0, more], *([0, 0] for _ in x.shape[1:])]
-    return tf.pad(x, ends), number
+    zeros = tf.zeros(tf.concat([[more], tf.shape(x)[1:]], 0), x.dtype)
+    return tf.concat([x, zeros], 0), more
 
 
 def _power_below(x: tf.Tensor) -> tf.Tensor:
