@@ -16,6 +16,7 @@ from tfmp.optimizers.amax_history import AmaxHistory
 from tfmp.optimizers.gradients import fault, unscaled
 from tfmp.optimizers.lifting import lifted
 from tfmp.optimizers.scale_rule import COUNTERS, STATISTICS, ScaleRule, counts
+from tfmp.optimizers.skipped_steps import SkippedSteps
 
 
 @keras.saving.register_keras_serializable("tfmp")
@@ -116,6 +117,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
             name=name,
         )
         self.rule = rule
+        self.skips = SkippedSteps(self.name, rule)
         self.amax_history: Any = None
 
     def build(self, var_list: Sequence[keras.Variable]) -> None:
@@ -171,6 +173,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         if self.dynamic_scale is None:
             none = dict.fromkeys(STATISTICS, 0)
             return {"loss_scale": self.initial_scale, **none}
+        self.skips.look(self)
         read = tf.convert_to_tensor  # also what is mirrored
         counts = {name: int(read(getattr(self, name))) for name in STATISTICS}
         scale = float(self.rule.in_use(self.dynamic_scale))
@@ -267,6 +270,12 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
 
     def _stateful_handle_non_finite_grads(self) -> None:
         self._before.undo()
+        self.skips.step_was_skipped(self)
+
+    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
+        """Ends a `fit`: the last of moving averages, the last word."""
+        super().finalize_variable_values(var_list)
+        self.skips.fit_ends(self)
 
     def _count(self, good: tf.Tensor, overflowed: tf.Tensor) -> Any:
         """Takes a step into the loss scale and the counters.
