@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import tfmp
 from tfmp import recipes, scaling
-from tfmp.layers.state import is_amax
+from tfmp.layers.state import Float8State, states_of
 from tfmp.optimizers import LossScaleOptimizer
 from tfmp.optimizers.amax_history import AmaxHistory
 from tfmp.recipes import CurrentScaling, DelayedScaling
@@ -45,12 +45,18 @@ def make_model(choice: Sequence[recipes.Recipe] = tuple(RECIPES)) -> Any:
     )
 
 
-def amax_of(model: keras.Model) -> list[keras.Variable]:
-    return [v for v in model.trainable_variables if is_amax(v)]
+def states(model: keras.Model) -> list[Float8State]:
+    return states_of(model.trainable_variables)
 
 
-def values(variables: Sequence[Any]) -> np.ndarray:
-    return np.stack([v.numpy() for v in variables])
+def assumed(states: Sequence[Float8State]) -> np.ndarray:
+    return np.stack([state.amax.numpy() for state in states])
+
+
+def see(states: Sequence[Float8State], observed: np.ndarray) -> None:
+    """Does what a backward pass does."""
+    for state, row in zip(states, observed, strict=True):
+        state.begin_pass().take_in(tf.constant(row))
 
 
 def history_of(model: keras.Model) -> AmaxHistory:
@@ -116,16 +122,14 @@ def test_sixty_steps_as_in_numpy(settings):
     model = make_model()
     optimizer = LossScaleOptimizer("sgd", **settings)
     optimizer.build(model.trainable_variables)
-    amax, rng = amax_of(model), np.random.default_rng(1)
-    simulation = Simulation(values(amax), optimizer)
+    found, rng = states(model), np.random.default_rng(1)
+    simulation = Simulation(assumed(found), optimizer)
 
     @tf.function
     def apply(observed, other):
-        rows = dict(zip(map(id, amax), tf.unstack(observed), strict=True))
-        gradients = [
-            rows.get(id(v), tf.fill(v.shape, other))
-            for v in model.trainable_variables
-        ]
+        for state, row in zip(found, tf.unstack(observed), strict=True):
+            state.begin_pass().take_in(row)
+        gradients = [tf.fill(v.shape, other) for v in model.trainable_variables]
         optimizer.apply(gradients, model.trainable_variables)
 
     for step in range(60):
@@ -137,7 +141,9 @@ def test_sixty_steps_as_in_numpy(settings):
             other = rng.choice([np.inf, -np.inf, np.nan])
         apply(tf.constant(given), tf.constant(other, tf.float32))
         simulation.step(observed, finite)
-        np.testing.assert_array_equal(values(amax), simulation.amax, str(step))
+        np.testing.assert_array_equal(
+            assumed(found), simulation.amax, str(step)
+        )
         assert float(optimizer.dynamic_scale) == simulation.scale
         assert np.isfinite(optimizer.amax_history.numpy()).all()
     assert int(optimizer.skipped_steps) > 0
@@ -154,77 +160,93 @@ def test_the_simulation_can_fail():
 
 def test_start_puts_priors_where_nothing_was_seen():
     model = make_model()
-    amax, before = amax_of(model), values(amax_of(model))
-    amax[0].assign([3.0, 5.0, 7.0])
-    amax[1].assign([3.0, 5.0, np.inf])
+    found = states(model)
+    found[0].assume([3.0, 5.0, 7.0])
+    found[1].assume([3.0, 5.0, np.inf])
+    before = assumed(found)
     AmaxHistory(model.trainable_variables).start(4.0)
-    after = values(amax)
+    after = assumed(found)
     for row, recipe in enumerate(RECIPES):
         prior = 4 * scaling.PRIOR_AMAX["grads", recipe.grads]
         assert after[row, 2] == (7 if row == 0 else prior)
-    assert after[:2, :2].tolist() == [[3, 5], [3, 5]]
-    np.testing.assert_array_equal(after[2:, :2], before[2:, :2])
+    np.testing.assert_array_equal(after[:, :2], before[:, :2])
 
 
-def test_only_amax_variables_have_rows():
+def test_layers_in_fp8_have_rows():
     model = make_model()
     history = AmaxHistory(model.trainable_variables)
-    assert history.variables == [layer.amax for layer in model.layers[1:]]
+    assert history.states == [layer.float8 for layer in model.layers[1:]]
     assert history.shape == (16, len(RECIPES), 3)
     assert AmaxHistory(model.layers[0].trainable_variables).shape == (0, 0, 3)
-    assert not is_amax(model.layers[0].kernel)
-    assert not is_amax(tf.Variable(1.0))
+    assert AmaxHistory([tf.Variable(1.0)]).shape == (0, 0, 3)
+    bias = model.layers[2].bias
+    assert AmaxHistory([bias]).states == [model.layers[2].float8]
+
+
+def test_it_knows_of_whom_it_is():
+    model = make_model()
+    history = AmaxHistory(model.trainable_variables)
+    assert history.is_of(model.trainable_variables)
+    assert not history.is_of(model.trainable_variables[:4])
+    model.layers[1].float8.recipe = DelayedScaling(amax_history_len=2)
+    assert not history.is_of(model.trainable_variables)
 
 
 def test_observations_are_ordered_by_row():
     history = history_of(make_model())
-    first, second, third, *_ = history.variables
-    pairs = [
-        (tf.constant([7.0, 8.0, 9.0]), third),
-        (None, second),
-        (tf.constant([1.0, 2.0, 3.0]), first),
-    ]
-    found = history.observed(pairs).numpy()
-    assert found[:3].tolist() == [[1, 2, 3], [0, 0, 0], [7, 8, 9]]
-    assert not found[3:].any()
-    assert history_of(make_model(())).observed([]).shape == (0, 3)
+    seen = np.arange(3 * len(RECIPES), dtype="float32").reshape(-1, 3)
+    see(history.states, seen)
+    see(history.states, seen[::-1])
+    np.testing.assert_array_equal(
+        history.observed(), np.maximum(seen, seen[::-1])
+    )
+    assert history_of(make_model(())).observed().shape == (0, 3)
 
 
 def test_a_window_without_observation_leaves_amax():
     history = history_of(make_model())
-    before = values(history.variables)
+    before = assumed(history.states)
     for _ in range(20):
-        history.push(tf.zeros([len(RECIPES), 3]))
-    np.testing.assert_array_equal(values(history.variables), before)
-    history.push(tf.ones([len(RECIPES), 3]))
+        history.renew(tf.zeros([len(RECIPES), 3]))
+    np.testing.assert_array_equal(assumed(history.states), before)
+    history.renew(tf.ones([len(RECIPES), 3]))
     for _ in range(2):
-        history.push(tf.zeros([len(RECIPES), 3]))
-    assert (values(history.variables) == 1).all()
+        history.renew(tf.zeros([len(RECIPES), 3]))
+    assert (assumed(history.states) == 1).all()
 
 
-@pytest.mark.parametrize("method", ["push", "rescale"])
-def test_a_growing_loss_scale_never_brings_infinity(method):
+def test_a_step_that_does_not_count_is_dropped():
+    history = history_of(make_model())
+    history.renew(tf.ones([len(RECIPES), 3]))
+    see(history.states, np.full([len(RECIPES), 3], 50, "float32"))
+    history.renew(history.observed(), good=tf.constant(False), factor=0.5)
+    assert not history.observed().numpy().any()
+    np.testing.assert_array_equal(
+        assumed(history.states), [[1, 1, 0.5]] * len(RECIPES)
+    )
+    assert history.history.numpy().max() == 1
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_growing_loss_scale_never_brings_infinity(good):
     history = history_of(make_model())
     huge = tf.fill([len(RECIPES), 3], LARGEST)
-    history.push(huge)
-    if method == "push":
-        history.push(huge, factor=2.0)
-    else:
-        history.rescale(2.0)
-    assert (values(history.variables) == LARGEST).all()
+    history.renew(huge)
+    history.renew(huge, good=tf.constant(good), factor=2.0)
+    assert (assumed(history.states) == LARGEST).all()
     assert np.isfinite(history.history.numpy()).all()
 
 
 def test_an_assumed_gradient_follows_the_loss_scale():
     history = history_of(make_model())
     history.start(1.0)
-    before = values(history.variables)
-    history.rescale(0.5)
-    after = values(history.variables)
+    before, nothing = assumed(history.states), tf.zeros([len(RECIPES), 3])
+    history.renew(nothing, good=tf.constant(False), factor=0.5)
+    after = assumed(history.states)
     np.testing.assert_array_equal(after[:, :2], before[:, :2])
     np.testing.assert_array_equal(after[:, 2], before[:, 2] / 2)
-    history.rescale(LARGEST)
-    assert np.isfinite(values(history.variables)).all()
+    history.renew(nothing, good=tf.constant(False), factor=LARGEST)
+    assert np.isfinite(assumed(history.states)).all()
 
 
 def test_the_history_of_a_real_fit():
@@ -250,5 +272,5 @@ def test_the_history_of_a_real_fit():
     assert (history[:6] > 0).all() and not history[6:].any()
     for row, length in enumerate(WINDOWS):
         np.testing.assert_array_equal(
-            amax_of(model)[row].numpy(), history[:length, row].max(axis=0)
+            assumed(states(model))[row], history[:length, row].max(axis=0)
         )

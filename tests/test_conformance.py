@@ -22,6 +22,8 @@ from modes import MODES
 
 import tfmp
 from tfmp import stablehlo
+from tfmp.layers.state import all_states
+from tfmp.observations import SINCE
 
 BATCH = 4
 OTHER_POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]
@@ -315,9 +317,9 @@ def pair(case) -> Pair:
     both = Pair(case.built(), case.built(case.stock, "float32"))
     copy_weights(both.ours, both.stock)
     found = step(case, both.ours, case.data())
-    for variable in states(both.ours):
-        variable.assign(found[name_of(variable)])
-        assert np.all(variable.numpy() > 0)
+    for state in all_states(both.ours):
+        state.assume(found[name_of(state.variable)])
+        assert np.all(state.amax.numpy() > 0)
     return both
 
 
@@ -354,11 +356,6 @@ def name_of(variable):
     return variable.path.split("/", 1)[1]
 
 
-def states(layer):
-    """The FP8 state of a layer and its sublayers."""
-    return [v for v in layer.variables if v.name == "amax"]
-
-
 def weights(layer):
     """What a layer or model holds, but for FP8 state."""
     return [v.numpy() for v in layer.variables if v.name != "amax"]
@@ -371,9 +368,12 @@ def copy_weights(source, target):
 
 
 def step(case, layer, inputs):
-    """Output, and the gradients of inputs and variables, by name."""
+    """Output, gradients of inputs and variables, what was seen; by name."""
     call = {} if isinstance(layer, keras.Model) else case.call
-    inputs = list(inputs)
+    inputs, states = list(inputs), all_states(layer) if layer.trainable else []
+    assumed = [state.amax for state in states]
+    for state, amax in zip(states, assumed, strict=True):
+        state.assume(amax)
     with tf.GradientTape() as tape:
         tape.watch(inputs)
         packed = [inputs] if isinstance(layer, keras.Model) else inputs
@@ -384,6 +384,10 @@ def step(case, layer, inputs):
     found = tape.gradient(loss, [*inputs, *(v.value for v in variables)])
     names = [f"input_{i}" for i in range(len(inputs))]
     names += [name_of(v) for v in variables]
+    names += [name_of(state.variable) for state in states]
+    found += [tf.identity(s.variable.value[SINCE]) for s in states]
+    for state, amax in zip(states, assumed, strict=True):
+        state.assume(amax)
     return {"output": y, **dict(zip(names, found, strict=True))}
 
 
@@ -474,7 +478,7 @@ def test_keras_file(case, pair, tmp_path):
     layer = loaded.get_layer("mine")
     assert type(layer) is case.ours
     assert layer.dtype_policy == pair.ours.dtype_policy
-    assert len(states(layer)) == case.states
+    assert len(all_states(layer)) == case.states
     for before, after in zip(model.variables, loaded.variables, strict=True):
         assert oracles.same_bits(before.value, after.value)
     x = case.data(batch=3, longer=1)
@@ -490,14 +494,14 @@ def test_weights_files_are_those_of_the_keras_layer(case, pair, tmp_path):
     assert oracles.same_bits(weights(ours), weights(stock))
 
     other = case.model(case.built())
-    for variable in states(other):
-        variable.assign([1.0, 2.0, 3.0])
+    for state in all_states(other):
+        state.assume([1.0, 2.0, 3.0])
     assert not oracles.same_bits(weights(other), weights(stock))
     stock.save_weights(tmp_path / "stock.weights.h5")
     other.load_weights(tmp_path / "stock.weights.h5")
     assert oracles.same_bits(weights(other), weights(stock))
-    assert len(states(other)) == case.states
-    assert all(np.all(v.numpy() == 0) for v in states(other))
+    assert len(all_states(other)) == case.states
+    assert all(np.all(s.amax.numpy() == 0) for s in all_states(other))
 
 
 def test_saved_model_of_any_batch_and_lengths(case, pair, tmp_path):
@@ -623,8 +627,8 @@ def test_fit_inside_time_distributed_traces_once(case, products):
     for variable, old in zip(layer.variables, before, strict=True):
         assert np.all(np.isfinite(variable.numpy())), variable.path
         assert np.any(variable.numpy() != old), variable.path
-    assert len(states(layer)) == case.states
-    assert all(np.all(v.numpy() > 0) for v in states(layer))
+    assert len(all_states(layer)) == case.states
+    assert all(np.all(s.amax.numpy() > 0) for s in all_states(layer))
 
 
 def test_called_twice_it_adds_gradients_and_observations(case, pair):
@@ -648,6 +652,10 @@ def test_called_twice_it_adds_gradients_and_observations(case, pair):
         )
         assert np.all(np.isfinite(sum_)) and np.any(one) and np.any(two)
         np.testing.assert_array_equal(sum_, one + two)
+    for state in all_states(layer):
+        name = name_of(state.variable)
+        most = np.maximum(first[name], second[name])
+        np.testing.assert_array_equal(both[name], most)
 
 
 @pytest.mark.parametrize("when", ["before_build", "after_build"])
@@ -656,8 +664,8 @@ def test_frozen_it_stays_as_it_is(case, pair, when):
     stock = case.built(case.stock, "float32")
     copy_weights(pair.ours, layer)
     copy_weights(pair.ours, stock)
-    for variable in states(layer):
-        variable.assign([1e-3, 1e-3, 1e-3])  # Saturates, if it is asked.
+    for state in all_states(layer):
+        state.assume([1e-3, 1e-3, 1e-3])  # Saturates, if it is asked.
     stock.trainable = False
     if when == "after_build":
         layer.trainable = False
@@ -687,5 +695,5 @@ def test_under_another_policy_it_is_the_keras_layer(case, policy):
         keras.utils.set_random_seed(0)
         layer = case.built(cls, policy)
         results.append([step(case, layer, case.data()), weights(layer)])
-        assert not states(layer)
+        assert not all_states(layer)
     assert oracles.same_bits(*results)

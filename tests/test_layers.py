@@ -75,28 +75,27 @@ def test_fp8_layer_is_near_the_keras_layer(make):
     plain = make(keras.layers, **OPTIONS)
     x = normal(64, 12)
     layer(x), plain(x)
-    plain.set_weights(layer.get_weights()[:2])
-    layer.amax.assign([4.0, 0.0, 8.0])
-    y, d_x, d_kernel, d_bias, _ = gradients(layer, x)
+    plain.set_weights(layer.get_weights())
+    layer.float8.assume([4.0, 0.0, 8.0])
+    y, d_x, d_kernel, d_bias = gradients(layer, x)
     exact = gradients(plain, x)
     for value, reference in zip([y, d_x, d_kernel, d_bias], exact, strict=True):
         assert tfmp.ops.sqnr(reference, tf.cast(value, tf.float32)) > 20
 
 
 @MAKERS
-def test_state_is_one_variable_of_shape_3(make):
+def test_its_weights_are_those_of_the_keras_layer(make):
     layer = make(tfmp.layers, dtype="mixed_float8")
     layer.build([None, 12])
-    assert [v.name for v in layer.trainable_weights] == [
-        "kernel",
-        "bias",
-        "amax",
-    ]
+    for weights in (layer.weights, layer.trainable_variables):
+        assert [v.name for v in weights] == ["kernel", "bias"]
     assert layer.non_trainable_weights == []
-    assert layer.amax.shape == (3,) and layer.amax.dtype == "float32"
-    assert layer.amax.overwrite_with_gradient
-    assert layer.count_params() == 12 * 8 + 8 + 3
+    assert [v.path for v in layer.non_trainable_variables] == [
+        f"{layer.name}/float8/amax"
+    ]
+    assert layer.count_params() == 12 * 8 + 8
     np.testing.assert_array_equal(layer.amax.numpy(), [0, 0, 0])
+    assert layer.amax.dtype == "float32"
 
 
 EQUATIONS = [  # equation, output shape, bias axes, shape of the inputs
@@ -124,9 +123,8 @@ def test_einsum_equations():
         )
         for each in (layer, plain):
             each.build(shape)
-        own = [v.numpy() for v in layer.weights if v.name != "amax"]
-        plain.set_weights(own)
-        layer.amax.assign([4.0, 0.0, 4.0])
+        plain.set_weights(layer.get_weights())
+        layer.float8.assume([4.0, 0.0, 4.0])
         layers.append(layer)
         inputs.append(normal(*shape))
         exact.append(gradients(plain, inputs[-1]))

@@ -92,7 +92,7 @@ def test_a_broken_scale_in_a_checkpoint_is_never_used(stored):
     step(float(expected))  # The gradient of a loss of slope one.
     assert float(optimizer.dynamic_scale) == expected
     np.testing.assert_allclose(
-        optimizer._amax.trainable[0].numpy(), [0.99, 1.99]
+        optimizer._trainable_variables[0].numpy(), [0.99, 1.99]
     )
     optimizer.dynamic_scale.assign(stored)
     step(NAN)

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras.src.backend import AutocastScope
-from keras.src.backend.common import global_state, stateless_scope
+from keras.src.backend.common import global_state
 from keras.src.export.export_utils import (
     get_input_signature,
     make_tf_tensor_spec,
@@ -135,27 +135,22 @@ def after_build(layer: keras.Layer, callback: Callable[[], None]) -> None:
     layer.build = build_then
 
 
-def place_variable(
-    optimizer: keras.optimizers.Optimizer,
-    new: keras.Variable,
-    place: keras.Variable,
-) -> None:
-    """Puts an optimizer's newest variable before another one."""
-    optimizer._tracker.untrack(new)
-    stored = optimizer._variables
-    at = [variable is place for variable in stored].index(True)
-    stored.insert(at, new)
-    optimizer._tracker.stored_ids["variables"].add(id(new))
-
-
 def replace_variable(
     optimizer: keras.optimizers.Optimizer,
     old: keras.Variable,
     new: keras.Variable,
 ) -> None:
-    """Puts an optimizer's newest variable into the place of an older one."""
-    place_variable(optimizer, new, old)
-    optimizer._tracker.untrack(old)
+    """Puts an optimizer's newest variable into the place of an older one.
+
+    In a new list: TensorFlow saves none that was changed within.
+    """
+    tracker = optimizer._tracker
+    kept = [v for v in optimizer._variables if v is not new]
+    kept[[v is old for v in kept].index(True)] = new
+    tracker.stored_ids["variables"].remove(id(old))
+    optimizer._variables = kept
+    is_variable, _ = tracker.config["variables"]
+    tracker.config["variables"] = (is_variable, optimizer._variables)
 
 
 def starts_accumulation(optimizer: keras.optimizers.Optimizer) -> Any:
@@ -293,51 +288,3 @@ def seed_kept() -> Iterator[Any]:
     finally:
         global_state.set_global_attribute(name, before)
         random.setstate(python)
-
-
-def access(
-    variable: keras.Variable,
-) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    """Returns what reads and what writes a variable, for gradients of a graph.
-
-    The gradient of a branch of `tf.cond` reaches a variable only by what the
-    branch has captured.  Each replica reads and writes its own copy.  In a
-    `keras.StatelessScope` they are those of the scope.
-    """
-    scope = stateless_scope.get_stateless_scope()
-    if scope is not None:
-        return _access_in(scope, variable)
-    if (
-        tf.distribute.has_strategy()
-        and tf.distribute.in_cross_replica_context()
-    ):
-        return lambda: tf.convert_to_tensor(variable), variable.assign
-    handle, graph = variable.value.handle, tf.compat.v1.get_default_graph()
-    if not tf.executing_eagerly() and hasattr(graph, "capture"):
-        handle = graph.capture(handle)
-
-    def read() -> tf.Tensor:
-        value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=variable.dtype)
-        return tf.ensure_shape(value, variable.shape)
-
-    def write(value: tf.Tensor) -> None:
-        tf.raw_ops.AssignVariableOp(resource=handle, value=value)
-
-    return read, write
-
-
-def _access_in(
-    scope: Any, variable: keras.Variable
-) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    graph = tf.compat.v1.get_default_graph()
-
-    def read() -> Any:
-        value = scope.get_current_value(variable)
-        return variable.value if value is None else value
-
-    def write(value: tf.Tensor) -> None:
-        # Of a loop's body, or its gradient's, the scope can hold no tensor.
-        if tf.compat.v1.get_default_graph() is graph:
-            scope.add_update((variable, value))
-
-    return read, write

@@ -19,6 +19,10 @@ tfmp takes `since`, keeps a window of it, and writes `assumed`.
 What a pass sees is written by the gradient of its product, and so only where
 there is one.  A `turn` that has changed since the pass began says that another
 product of it, or another pass, was first.
+
+In one graph all is one pass, until an optimizer takes what was seen: calls,
+micro-batches and recomputation assume the same, and XLA quantizes a kernel once
+for all of them.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfmp import internals, recipes
+from tfmp import pass_internals, recipes
 
 ASSUMED, SEEN, SINCE, TURN = range(4)
 SHAPE = (4, len(recipes.ROLES))
@@ -54,14 +58,29 @@ def begin(variable: Any, fade: float) -> Pass:
         variable: Keras variable of shape `[4, 3]`.
         fade: what is left of an assumption after a pass, from 0 to 1.
     """
-    read, write = internals.access(variable)
-    before = tf.convert_to_tensor(variable)
-    amax, turn = assumed(before, fade), before[TURN]
+    read, write = pass_internals.access(variable)
+    amax, turn = _beginning(variable, fade)
 
     def take_in(observed: tf.Tensor) -> None:
         write(after(read(), amax, turn, tf.stop_gradient(observed)))
 
     return Pass(amax, take_in)
+
+
+def _beginning(variable: Any, fade: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns what a pass assumes, and the turn at its beginning."""
+    begun = pass_internals.of_graph("tfmp_passes")
+    if id(variable) in begun:
+        return begun[id(variable)][1:]
+    state = tf.convert_to_tensor(variable)
+    found = assumed(state, fade), state[TURN]
+    begun[id(variable)] = (variable, *found)  # which keeps the id its own
+    return found
+
+
+def end_pass(variable: Any) -> None:
+    """Has the next pass of a graph begin with what the variable holds then."""
+    pass_internals.of_graph("tfmp_passes").pop(id(variable), None)
 
 
 def assumed(state: tf.Tensor, fade: Any) -> tf.Tensor:
@@ -102,13 +121,13 @@ def after(
     )
 
 
-def settled(state: tf.Tensor, amax: tf.Tensor) -> tf.Tensor:
-    """Returns states of which everything seen is taken, and `amax` assumed.
+def settled(amax: tf.Tensor) -> tf.Tensor:
+    """Returns states that assume an amax, and have seen nothing since.
 
     Args:
-        state: float32 of shape `[..., 4, 3]`.
         amax: float32 of shape `[..., 3]`.
+
+    Returns:
+        float32 of shape `[..., 4, 3]`.
     """
-    nothing = tf.zeros_like(amax)
-    turn = state[..., TURN, :]
-    return tf.stack([amax, nothing, nothing, turn], axis=-2)
+    return tf.stack([amax, *[tf.zeros_like(amax)] * 3], axis=-2)

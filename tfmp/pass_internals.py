@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
+import tensorflow as tf
+from keras.src.backend.common import stateless_scope
 
 
 def train_call(model: keras.Model, x: Any) -> Any:
@@ -90,3 +92,85 @@ def losses_kept(layers: Iterable[keras.Layer]) -> Iterator[None]:
             layer._losses[:] = losses
             layer._loss_ids.clear()
             layer._loss_ids.update(ids)
+
+
+def of_graph(name: str) -> dict[Any, Any]:
+    """Returns a dictionary that is kept on the graph that is built now.
+
+    Eagerly, and in a `keras.StatelessScope`, a new one each time.
+    """
+    scope = stateless_scope.in_stateless_scope()
+    if scope or not tf.inside_function():
+        return {}
+    graph: Any = tf.compat.v1.get_default_graph()
+    if not hasattr(graph, name):
+        setattr(graph, name, {})
+    return getattr(graph, name)
+
+
+def access(
+    variable: keras.Variable,
+) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    """Returns what reads and what writes a variable, for gradients of a graph.
+
+    The gradient of a branch of `tf.cond` reaches a variable only by what the
+    branch has captured.  Each replica reads and writes its own copy.  In a
+    `keras.StatelessScope` they are those of the scope.
+    """
+    scope = stateless_scope.get_stateless_scope()
+    if scope is not None:
+        return _access_in(scope, variable)
+    if (
+        tf.distribute.has_strategy()
+        and tf.distribute.in_cross_replica_context()
+    ):
+        return lambda: tf.convert_to_tensor(variable), variable.assign
+    at_hand = variable.value.handle
+    graph, captured = tf.compat.v1.get_default_graph(), at_hand
+    if not tf.executing_eagerly() and hasattr(graph, "capture"):
+        captured = graph.capture(at_hand)
+
+    def handle() -> tf.Tensor:
+        return captured if _is_gradient_of(graph) else at_hand
+
+    def read() -> tf.Tensor:
+        value = tf.raw_ops.ReadVariableOp(
+            resource=handle(), dtype=variable.dtype
+        )
+        return tf.ensure_shape(value, variable.shape)
+
+    def write(value: tf.Tensor) -> None:
+        tf.raw_ops.AssignVariableOp(resource=handle(), value=value)
+
+    return read, write
+
+
+def _is_gradient_of(graph: Any) -> bool:
+    """Whether the gradient that is built now can use tensors of a graph.
+
+    That of a branch or a loop's body keeps the graph; the gradient functions
+    that a SavedModel holds do not.
+    """
+    now: Any = tf.compat.v1.get_default_graph()
+    while now is not None and now is not graph:
+        if any(x is graph for x in getattr(now, "__dict__", {}).values()):
+            return True
+        now = getattr(now, "outer_graph", None)
+    return now is graph
+
+
+def _access_in(
+    scope: Any, variable: keras.Variable
+) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    graph = tf.compat.v1.get_default_graph()
+
+    def read() -> Any:
+        value = scope.get_current_value(variable)
+        return variable.value if value is None else value
+
+    def write(value: tf.Tensor) -> None:
+        # Of a loop's body, or its gradient's, the scope can hold no tensor.
+        if tf.compat.v1.get_default_graph() is graph:
+            scope.add_update((variable, value))
+
+    return read, write

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfmp import internals
-from tfmp.optimizers import LossScaleOptimizer, automatic
+from tfmp.optimizers import LossScaleOptimizer, automatic, executions
 
 SCALED = (
     "a layer computes in float16: the optimizer now is inside a "
@@ -32,6 +32,7 @@ def follow(model: Any) -> list[str]:
     elif _lacks_loss_scale(model):
         _scale_loss(model)
         notes.append(SCALED)
+    executions.watch(model)
     retrace(model)
     return notes
 

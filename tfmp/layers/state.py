@@ -74,8 +74,7 @@ class Float8State(keras.layers.Layer):
     def assume(self, amax: Any) -> None:
         """Has the next pass assume an amax, and forgets what was seen."""
         amax = tf.cast(tf.convert_to_tensor(amax), tf.float32)
-        state = tf.convert_to_tensor(self.variable)
-        self.variable.assign(observations.settled(state, amax))
+        self.variable.assign(observations.settled(amax))
 
     def begin_pass(self) -> observations.Pass:
         """Begins a training pass through the contraction."""

@@ -128,13 +128,14 @@ class AmaxHistory:
         steps = tf.range(self.shape[0])[:, tf.newaxis]
         window = scaling.window_amax(history, steps < self.lengths)
         # All are read before one is written: else XLA copies each of them.
-        before = stablehlo.fence(self._read())
-        amax = _scaled(before[:, observations.ASSUMED], by_role)
+        before = stablehlo.fence(self._read()[:, observations.ASSUMED])
+        amax = _scaled(before, by_role)
         amax = tf.where(window > 0, window, amax)
         self.history.assign(history)
-        rows = tf.unstack(observations.settled(before, amax))
+        rows = tf.unstack(observations.settled(amax))
         for state, row in zip(self.states, rows, strict=True):
             state.variable.assign(row)
+            observations.end_pass(state.variable)
 
     def _read(self) -> tf.Tensor:
         """Returns the states, float32 of shape `[layers, 4, 3]`."""
@@ -149,6 +150,7 @@ def _scaled(amax: tf.Tensor, by_role: tf.Tensor) -> tf.Tensor:
 def _start_one(state: Float8State, loss_scale: float) -> None:
     target = state.recipe.format("grads")
     prior = scaling.PRIOR_AMAX["grads", target.name] * loss_scale
-    *others, grads = tf.unstack(state.amax)
+    assumed, *seen = tf.unstack(tf.convert_to_tensor(state.variable))
+    *others, grads = tf.unstack(assumed)
     grads = tf.where(scaling.is_observed(grads), grads, prior)
-    state.assume(tf.stack([*others, grads]))
+    state.variable.assign(tf.stack([tf.stack([*others, grads]), *seen]))

@@ -10,17 +10,17 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import internals, replicas, stablehlo, undoing
+from tfmp import internals, replicas, undoing
 from tfmp.optimizers import arguments, lost_updates, saved_state
 from tfmp.optimizers.amax_history import AmaxHistory
 from tfmp.optimizers.gradients import fault, unscaled
 from tfmp.optimizers.lifting import lifted
-from tfmp.optimizers.scale_rule import COUNTERS, STATISTICS, ScaleRule, counts
-from tfmp.optimizers.skipped_steps import SkippedSteps
+from tfmp.optimizers.moving_scale import MovingScale
+from tfmp.optimizers.scale_rule import ScaleRule
 
 
 @keras.saving.register_keras_serializable("tfmp")
-class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
+class LossScaleOptimizer(MovingScale):
     """Scales the loss, keeps the FP8 state, and hands the rest inside.
 
     Dynamic loss scaling (Micikevicius et al., arXiv 1710.03740, section 3.2):
@@ -83,7 +83,6 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
     """
 
     _amax: Any = None
-    dynamic_scale: Any = None
     update_probes: Any = ()  # monitors', while a measured step is traced
 
     def __init__(
@@ -110,14 +109,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
             hysteresis,
             dynamic,
         )
-        super().__init__(
-            inner_optimizer,
-            initial_scale=rule.initial_scale,
-            dynamic_growth_steps=growth_steps,
-            name=name,
-        )
-        self.rule = rule
-        self.skips = SkippedSteps(self.name, rule)
+        super().__init__(inner_optimizer, rule, name)
         self.amax_history: Any = None
 
     def build(self, var_list: Sequence[keras.Variable]) -> None:
@@ -125,25 +117,13 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         var_list = arguments.checked_variables("var_list", var_list)
         if self._amax is not None:
             return
-        self._make_scale()
+        self.make_scale()
         self._amax = amax = AmaxHistory(var_list)
-        self.amax_history = self._add_state("amax_history", amax.shape)
-        internals.place_variable(self, self.amax_history, self.step_counter)
+        self.amax_history = self.add_state("amax_history", amax.shape)
         amax.history = self.amax_history
         amax.start(self.initial_scale)
         self.inner_optimizer.build(var_list)
         keras.optimizers.Optimizer.build(self, var_list)
-
-    def _make_scale(self) -> None:
-        """Creates the loss scale and the counters, if they are not there."""
-        if self.dynamic_scale is not None:
-            return
-        with lifted():
-            for counter in COUNTERS:
-                setattr(self, counter, self._add_state(counter, (), "int64"))
-            self.dynamic_scale = self._add_state(
-                "dynamic_scale", (), start=self.initial_scale
-            )
 
     def rebuild(self, var_list: Sequence[keras.Variable]) -> None:
         """Follows a model that was converted since the optimizer was built.
@@ -162,22 +142,10 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         var_list = arguments.checked_variables("var_list", var_list)
         arguments.check_known("var_list", var_list, self._trainable_variables)
         old, self._amax = self._amax, AmaxHistory(var_list)
-        self.amax_history = self._add_state("amax_history", self._amax.shape)
+        self.amax_history = self.add_state("amax_history", self._amax.shape)
         internals.replace_variable(self, old.history, self.amax_history)
         self._amax.history = self.amax_history
         self._amax.follow(old, float(self.rule.in_use(self.dynamic_scale)))
-
-    @property
-    def statistics(self) -> dict[str, float]:
-        """The loss scale and the counters, as numbers; read off the device."""
-        if self.dynamic_scale is None:
-            none = dict.fromkeys(STATISTICS, 0)
-            return {"loss_scale": self.initial_scale, **none}
-        self.skips.look(self)
-        read = tf.convert_to_tensor  # also what is mirrored
-        counts = {name: int(read(getattr(self, name))) for name in STATISTICS}
-        scale = float(self.rule.in_use(self.dynamic_scale))
-        return {"loss_scale": scale, **counts}
 
     def load_own_variables(self, store: Any) -> None:
         """Loads the state of such an optimizer, or of one without FP8.
@@ -195,21 +163,6 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
             return super().load_own_variables(store)
         for variable, value in pairs:
             variable.assign(value)
-
-    def _add_state(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        dtype: str = "float32",
-        start: float = 0.0,
-    ) -> keras.Variable:
-        return self.add_variable(
-            shape=shape,
-            dtype=dtype,
-            initializer=keras.initializers.Constant(start),
-            aggregation="only_first_replica",
-            name=name,
-        )
 
     def apply(
         self, grads: Sequence[Any], trainable_variables: Any = None
@@ -236,7 +189,7 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
         # Replicas see different data: each takes the maximum of all.
         verdict = replicas.maximum(tf.concat([observed, [bad]], axis=0))
         good = tf.reduce_all(tf.math.is_finite(verdict))
-        factor = self._count(good, verdict[-1] > 0)
+        factor = self.count(good, verdict[-1] > 0)
         if self._amax.states:
             first = internals.starts_accumulation(self.inner_optimizer)
             self._amax.renew(verdict[:-1], good, factor, first)
@@ -271,37 +224,6 @@ class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
     def _stateful_handle_non_finite_grads(self) -> None:
         self._before.undo()
         self.skips.step_was_skipped(self)
-
-    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        """Ends a `fit`: the last of moving averages, the last word."""
-        super().finalize_variable_values(var_list)
-        self.skips.fit_ends(self)
-
-    def _count(self, good: tf.Tensor, overflowed: tf.Tensor) -> Any:
-        """Takes a step into the loss scale and the counters.
-
-        Returns:
-            The factor by which the loss scale changes.
-        """
-        now = {n: tf.convert_to_tensor(getattr(self, n)) for n in COUNTERS}
-        stored = tf.convert_to_tensor(self.dynamic_scale)
-        grows = self.rule.grows(good, now["step_counter"])
-        overflows = now["overflows_since_growth"]
-        after = self.rule.after(stored, good, grows, overflows)
-        counted = counts(good, overflowed, grows)
-        # As vectors: each scalar would have a kernel of its own.
-        values = stablehlo.fence(tf.stack([now[name] for name in counted]))
-        added, kept = map(tf.stack, zip(*counted.values(), strict=True))
-        values = tf.unstack((values + added) * kept)
-        for name, value in zip(counted, values, strict=True):
-            getattr(self, name).assign(value)
-        self.dynamic_scale.assign(after)
-        return after / self.rule.in_use(stored) if self.rule.dynamic else 1.0
-
-    def scale_loss(self, loss: Any) -> Any:
-        """Multiplies the loss by the scale; a static one is a constant."""
-        self._make_scale()
-        return keras.ops.multiply(loss, self.rule.in_use(self.dynamic_scale))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments, the inner optimizer serialised."""

@@ -37,8 +37,10 @@ def pairs(
         if len(targets) == len(store.keys()):
             arrays = [np.asarray(store[str(i)]) for i in range(len(targets))]
             if kind is own:
-                place = [v is optimizer.amax_history for v in own].index(True)
-                arrays[place] = fit(arrays[place])
+                # In older files it is before the counter of steps.
+                ranks = [array.ndim for array in arrays[: len(own)]]
+                history = arrays.pop(ranks.index(3) if 3 in ranks else -1)
+                arrays.insert(len(own) - 1, fit(history))
             found = list(zip(targets, arrays, strict=True))
             _check_shapes(found)
             return found

@@ -59,13 +59,13 @@ class SkippedSteps:
         in_a_row = tf.convert_to_tensor(optimizer.skipped_in_a_row)
         host_calls.call_if(
             (in_a_row > 0) & (in_a_row % IN_A_ROW == 0),
-            self._look_within,
+            self._look_at,
             lambda: _reading(optimizer),
         )
 
     def look(self, optimizer: Any) -> None:
         """Looks at the counters, from outside of a step."""
-        if optimizer.built and not self._said:
+        if optimizer.built and (self._ended or not self._said):
             self._look_at(*_reading(optimizer))
 
     def execution_begins(self, optimizer: Any, fit: Any) -> None:
@@ -106,14 +106,12 @@ class SkippedSteps:
         self._said = self._ended = False
         self._start, self._unseen = start, 0
 
-    def _look_within(self, counts: tf.Tensor, scale: tf.Tensor) -> None:
-        if self._ended:  # so this is a loop of the user's
-            self._begin(self._start)
-        self._look_at(counts, scale)
-
     def _look_at(self, counts: tf.Tensor, scale: tf.Tensor) -> None:
         now = Counts(*map(int, counts))
-        if now.in_a_row >= IN_A_ROW:
+        before = self._start or Counts()
+        if self._ended and now.steps > before.steps:  # in a loop, not a `fit`
+            self._begin(before)
+        if now.in_a_row >= IN_A_ROW and not self._ended:
             self._say(now, float(scale))
 
     def _say(self, now: Counts, scale: float) -> None:
@@ -137,6 +135,8 @@ def words(before: Counts, now: Counts, scale: float, rule: ScaleRule) -> str:
         scale: the loss scale now.
         rule: that it follows.
     """
+    if now.in_a_row > now.skipped - before.skipped:
+        before = Counts()  # they began before this training
     skipped = max(0, now.skipped - before.skipped)
     overflows = max(0, now.overflows - before.overflows)
     return (
