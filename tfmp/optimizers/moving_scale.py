@@ -105,6 +105,11 @@ class MovingScale(keras.mixed_precision.LossScaleOptimizer):
         self.make_scale()
         return keras.ops.multiply(loss, self.rule.in_use(self.dynamic_scale))
 
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the variables; a loop of one's own may look nowhere else."""
+        self.skips.look(self)
+        super().save_own_variables(store)
+
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Ends a `fit`: takes averages over, and says if it skipped most."""
         super().finalize_variable_values(var_list)
