@@ -93,6 +93,7 @@ PRIVATE_IMPORTS = {
         "keras.src.export.export_utils.make_tf_tensor_spec",
         "keras.src.models.functional.Functional",
         "keras.src.saving.keras_saveable.KerasSaveable",
+        "keras.src.utils.tracking",
     ],
 }
 

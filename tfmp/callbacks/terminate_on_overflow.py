@@ -9,7 +9,7 @@ import keras
 from tfmp import checks
 from tfmp.callbacks.newest_batch import NewestBatch
 from tfmp.debug.diagnosis import diagnose
-from tfmp.debug.findings import NonFinite, NonFiniteError
+from tfmp.debug.findings import NonFinite, NonFiniteError, TooLarge
 from tfmp.monitoring.step_count import steps_taken
 from tfmp.optimizers import LossScaleOptimizer
 
@@ -132,17 +132,20 @@ class TerminateOnOverflow(keras.callbacks.Callback):
         raise NonFiniteError(message + str(finding or nothing), finding, step)
 
 
-def _diagnosed(model: keras.Model, newest: NewestBatch) -> NonFinite | None:
+def _diagnosed(
+    model: keras.Model, newest: NewestBatch
+) -> NonFinite | TooLarge | None:
     """Looks at the batch of each replica as that replica saw it."""
     strategy = model.distribute_strategy
     leaves = [
         strategy.experimental_local_results(leaf)
         for leaf in keras.tree.flatten(newest.batch)
     ]
-    # Keras divides the mean over a batch by the number of replicas.
-    scale = newest.loss_scale / strategy.num_replicas_in_sync
     batches = [
         keras.tree.pack_sequence_as(newest.batch, local)
         for local in zip(*leaves, strict=True)
     ]
-    return diagnose(model, batches, lambda loss: loss * scale)
+    # Keras divides the mean over a batch by the number of replicas.
+    replicas = strategy.num_replicas_in_sync
+    scale = newest.loss_scale
+    return diagnose(model, batches, lambda loss: loss * scale, replicas)

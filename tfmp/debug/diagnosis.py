@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,17 +12,18 @@ import tensorflow as tf
 
 from tfmp import pass_internals
 from tfmp.debug import state
-from tfmp.debug.findings import NonFinite, Search
+from tfmp.debug.findings import DATA, NonFinite, Search, TooLarge
+from tfmp.debug.magnitudes import too_large
 from tfmp.debug.recording import Recorder, look_at_rest, named
 from tfmp.layers.state import all_states
+from tfmp.optimizers import LossScaleOptimizer
 
 NAMES = ("x", "y", "sample_weight")
-DATA = ("input data", "label", "sample weight")
 
 
 def find_nonfinite(
     model: keras.Model, x: Any, y: Any = None, sample_weight: Any = None
-) -> NonFinite | None:
+) -> NonFinite | TooLarge | None:
     """Returns the first tensor of a training step that is not finite.
 
     One step is run eagerly, forwards and backwards, and nothing of it is
@@ -40,12 +42,16 @@ def find_nonfinite(
     6. what is left: weights that no layer used, moving averages.
 
     All infinities and NaN count, also those that are meant, such as a missing
-    value in the data or `-inf` in a mask.  What runs in a loop or function of
-    TensorFlow has no values to look at; the layer around it speaks for it.
-    The step is that of Keras, `model(x)` and `model.compute_loss`, whatever a
-    `train_step` of one's own does; without compiled loss, or without labels
-    for it, there is a forward pass only.  All activations and their gradients
-    are in memory at once.
+    value in the data or `-inf` in a mask.  The loss scale is the one in force
+    now; where a value is not finite because of it alone, that is said.  If
+    all is finite, and the optimizer would skip the step all the same, as its
+    gradients are too large, the largest one is returned.
+
+    What runs in a loop or function of TensorFlow has no values to look at;
+    the layer around it speaks for it.  The step is that of Keras, `model(x)`
+    and `model.compute_loss`, whatever a `train_step` of one's own does;
+    without compiled loss, or without labels for it, there is a forward pass
+    only.  All activations and their gradients are in memory at once.
 
     Args:
         model: built.
@@ -55,7 +61,7 @@ def find_nonfinite(
         sample_weight: the weights of the samples in the loss, or None.
 
     Returns:
-        What was found, which prints as a sentence, or None if all is finite.
+        What was found, which prints as a sentence; None if nothing was.
 
     Raises:
         TypeError: if `model` is not a keras.Model, or the data has something
@@ -88,8 +94,11 @@ def find_nonfinite(
 
 
 def diagnose(
-    model: keras.Model, batches: Iterable[Any], scale: Callable[[Any], Any]
-) -> NonFinite | None:
+    model: keras.Model,
+    batches: Iterable[Any],
+    scale: Callable[[Any], Any],
+    replicas: int = 1,
+) -> NonFinite | TooLarge | None:
     """Does as `find_nonfinite`, with a loss scale of the caller's.
 
     Args:
@@ -97,15 +106,36 @@ def diagnose(
         batches: of a step, one for each replica: inputs, labels and sample
             weights, or the first of these.
         scale: maps the loss to the scaled loss.
+        replicas: by how many Keras divides the loss.
     """
     for batch in batches:
         search = Search()
-        _look_at_step(model, batch, scale, search)
+        _look_at_step(model, batch, lambda x: scale(x) / replicas, search)
         if search.finding is not None:
-            return search.finding
+            loss_scale = float(keras.ops.convert_to_numpy(scale(1.0)))
+            return _with_scale(model, batch, search.finding, loss_scale)
     rest = Search()
     look_at_rest(model, rest)
     return rest.finding
+
+
+def _with_scale(
+    model: keras.Model,
+    batch: Any,
+    found: NonFinite | TooLarge,
+    loss_scale: float,
+) -> NonFinite | TooLarge:
+    """Adds to a finding what the loss scale has to do with it."""
+    scaled = found.tensor.startswith(("scaled loss", "gradient"))
+    if loss_scale == 1.0 or isinstance(found, TooLarge) or not scaled:
+        return found
+    without = Search()
+    _look_at_step(model, batch, lambda loss: loss, without)
+    return dataclasses.replace(
+        found,
+        loss_scale=loss_scale,
+        by_scale_alone=not isinstance(without.finding, NonFinite),
+    )
 
 
 def _look_at_step(
@@ -152,6 +182,10 @@ def _pass(
     search.look("scaled loss", [("", scaled)])
     if search.finding is None:
         recorder.look_at_gradients(tape, scaled)
+    optimizer = getattr(model, "optimizer", None)
+    if search.finding is None and isinstance(optimizer, LossScaleOptimizer):
+        factor = float(scale(tf.ones([])))
+        search.finding = too_large(recorder.weight_gradients(), factor)
 
 
 def _tensors(name: str, given: Any) -> Any:

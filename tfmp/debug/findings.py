@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfmp import internals
 
+DATA = ("input data", "label", "sample weight")
 Named = Iterable[tuple[str, Any]]
 
 
@@ -35,7 +36,10 @@ class NonFinite:
         first: index of the first of these.
         before: largest finite magnitude in what was computed just before,
             such as the layer's input and weights: near the maximum of the
-            dtype, the value has overflowed.
+            dtype, the value has overflowed.  Nothing comes before data.
+        loss_scale: what the loss was multiplied by, where that went into the
+            tensor; else 1.
+        by_scale_alone: whether without it all is finite.
 
     >>> str(NonFinite("loss", "", "", "", (), "float32", 1, 0, (), 2.5))
     'first non-finite value: loss, float32 []: 1 NaN, 0 infinite, first at [];
@@ -52,17 +56,75 @@ class NonFinite:
     infinities: int
     first: tuple[int, ...]
     before: float
+    loss_scale: float = 1.0
+    by_scale_alone: bool = False
 
     def __str__(self) -> str:
         """Says it in one sentence."""
-        name = f" {self.name!r}" if self.name else ""
-        layer = f" of layer {self.layer!r} ({self.layer_class})"
-        return (
-            f"first non-finite value: {self.tensor}{name}"
-            f"{layer if self.layer else ''}, {self.dtype} {[*self.shape]}: "
+        said = (
+            f"first non-finite value: {_named(self)}: "
             f"{self.nans} NaN, {self.infinities} infinite, first at "
-            f"{[*self.first]}; largest magnitude just before: {self.before:.4g}"
+            f"{[*self.first]}"
         )
+        if self.tensor not in DATA:
+            said += f"; largest magnitude just before: {self.before:.4g}"
+        if self.loss_scale != 1.0:
+            without = (
+                "all is finite" if self.by_scale_alone else "it is no better"
+            )
+            said += f"; without the loss scale, {self.loss_scale:g}, {without}"
+        return said
+
+
+@dataclasses.dataclass(frozen=True)
+class TooLarge:
+    """Gradients that are finite, and so large that the step is skipped.
+
+    Attributes:
+        tensor: `"gradient of weight"`.
+        name: path of the weight whose gradient is largest.
+        layer: path of its layer from the model down.
+        layer_class: its class.
+        shape: of the gradient.
+        dtype: of the gradient.
+        largest: its largest magnitude, without the loss scale.
+        limit: from which on a `tfmp.optimizers.LossScaleOptimizer` skips.
+
+    >>> print(TooLarge("gradient of weight", "net/head/kernel", "net/head",
+    ...     "Dense", (3, 1), "float32", 2e25, 1e19))
+    all values are finite, but a gradient is too large: gradient of weight
+    'net/head/kernel' of layer 'net/head' (Dense), float32 [3, 1]: largest
+    magnitude 2e+25, without the loss scale; from 1e+19 on the step is skipped,
+    as the norm of all gradients, or Adam's squares, might not be finite
+    """
+
+    tensor: str
+    name: str
+    layer: str
+    layer_class: str
+    shape: tuple[int, ...]
+    dtype: str
+    largest: float
+    limit: float
+
+    def __str__(self) -> str:
+        """Says it in one sentence."""
+        return (
+            "all values are finite, but a gradient is too large: "
+            f"{_named(self)}: largest magnitude {self.largest:.4g}, without "
+            f"the loss scale; from {self.limit:.4g} on the step is skipped, "
+            "as the norm of all gradients, or Adam's squares, might not be "
+            "finite"
+        )
+
+
+def _named(found: NonFinite | TooLarge) -> str:
+    name = f" {found.name!r}" if found.name else ""
+    layer = f" of layer {found.layer!r} ({found.layer_class})"
+    return (
+        f"{found.tensor}{name}{layer if found.layer else ''}, "
+        f"{found.dtype} {[*found.shape]}"
+    )
 
 
 class NonFiniteError(FloatingPointError):
@@ -81,7 +143,7 @@ class NonFiniteError(FloatingPointError):
     def __init__(
         self,
         message: str,
-        finding: NonFinite | None = None,
+        finding: NonFinite | TooLarge | None = None,
         step: int | None = None,
     ) -> None:
         super().__init__(message)
@@ -97,7 +159,7 @@ class Search:
     """
 
     def __init__(self) -> None:
-        self.finding: NonFinite | None = None
+        self.finding: NonFinite | TooLarge | None = None
         self._before = 0.0
 
     def look(
@@ -137,9 +199,10 @@ class Search:
         """Puts a finding among these tensors, if any, before that of `look`."""
         other = Search()
         other.look(what, tensors, layer, layer_class)
-        if other.finding and self.finding:
-            before = self.finding.before
-            self.finding = dataclasses.replace(other.finding, before=before)
+        if isinstance(other.finding, NonFinite):
+            if isinstance(self.finding, NonFinite):
+                before = self.finding.before
+                self.finding = dataclasses.replace(other.finding, before=before)
 
 
 def _floating(tensor: Any) -> tf.Tensor | None:

@@ -133,6 +133,14 @@ class Recorder:
             of = path, type(layer).__name__
             self._search.look("observed amax", observed(layer), *of)
 
+    def weight_gradients(self) -> Iterator[tuple[tuple[str, str, str], Any]]:
+        """Yields name, layer and class of each weight, and its gradient."""
+        for path, layer in self._paths.items():
+            for name, variable in weights(layer):
+                gradient = self._gradients.get(id(variable))
+                if gradient is not None:
+                    yield (name, path, type(layer).__name__), gradient
+
     def _look(
         self,
         what: str,

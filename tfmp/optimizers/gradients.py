@@ -37,10 +37,15 @@ def fault(gradients: Sequence[Any], scale: Any) -> tf.Tensor:
     if not dense:
         return tf.constant(0.0)
     amax = scaling.joint_amax(_joined(dense))
-    elements = tf.add_n([tf.size(g, tf.int64) for g in dense])
-    largest = tf.constant(tf.float32.max) / tf.cast(elements, tf.float32)
-    good = amax / scale < tf.sqrt(largest)
+    good = amax / scale < limit(dense)
     return tf.where(good, 0.0, float("inf"))
+
+
+def limit(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns from which magnitude on gradients are bad, without a scale."""
+    elements = tf.add_n([tf.size(g, tf.int64) for g in gradients])
+    largest = tf.constant(tf.float32.max) / tf.cast(elements, tf.float32)
+    return tf.sqrt(largest)
 
 
 def _joined(gradients: list[tf.Tensor]) -> list[tf.Tensor]:

@@ -223,6 +223,7 @@ class LossScaleOptimizer(MovingScale):
 
     def _stateful_handle_non_finite_grads(self) -> None:
         self._before.undo()
+        self.skips.step_was_skipped(self)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments, the inner optimizer serialised."""

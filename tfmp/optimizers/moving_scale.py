@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ import tensorflow as tf
 from tfmp import stablehlo
 from tfmp.optimizers.lifting import lifted
 from tfmp.optimizers.scale_rule import COUNTERS, STATISTICS, ScaleRule, counts
+from tfmp.optimizers.skipped_steps import SkippedSteps
 
 
 class MovingScale(keras.mixed_precision.LossScaleOptimizer):
@@ -36,6 +38,7 @@ class MovingScale(keras.mixed_precision.LossScaleOptimizer):
             name=name,
         )
         self.rule = rule
+        self.skips = SkippedSteps(self.name, rule)
 
     def make_scale(self) -> None:
         """Creates the loss scale and the counters, if they are not there."""
@@ -54,6 +57,7 @@ class MovingScale(keras.mixed_precision.LossScaleOptimizer):
         if self.dynamic_scale is None:
             none = dict.fromkeys(STATISTICS, 0)
             return {"loss_scale": self.initial_scale, **none}
+        self.skips.look(self)
         read = tf.convert_to_tensor  # also what is mirrored
         counts = {name: int(read(getattr(self, name))) for name in STATISTICS}
         scale = float(self.rule.in_use(self.dynamic_scale))
@@ -100,3 +104,13 @@ class MovingScale(keras.mixed_precision.LossScaleOptimizer):
         """Multiplies the loss by the scale; a static one is a constant."""
         self.make_scale()
         return keras.ops.multiply(loss, self.rule.in_use(self.dynamic_scale))
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the variables; a loop of one's own may look nowhere else."""
+        self.skips.look(self)
+        super().save_own_variables(store)
+
+    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
+        """Ends a `fit`: takes averages over, and says if it skipped most."""
+        super().finalize_variable_values(var_list)
+        self.skips.fit_ends(self)

@@ -1,0 +1,208 @@
+"""Says that a training skips its steps, once, in words."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tfmp.optimizers import host_calls
+from tfmp.optimizers.scale_rule import ScaleRule
+
+IN_A_ROW = 50  # skipped steps
+FEWEST = 4  # skipped steps of a `fit` that are worth a word
+
+
+class Counts(NamedTuple):
+    """What an optimizer has counted.
+
+    Attributes:
+        in_a_row: skipped steps up to now.
+        skipped: steps.
+        overflows: how many of these had bad gradients.
+        steps: taken, the skipped ones too; less within an accumulation.
+    """
+
+    in_a_row: int = 0
+    skipped: int = 0
+    overflows: int = 0
+    steps: int = 0
+
+
+class SkippedSteps:
+    """Warns if a training skips 50 steps in a row, or most steps of a `fit`.
+
+    The optimizer looks where a step is skipped, as far as Python can be
+    called there, and its `statistics` do.  Of a model's function, which XLA
+    may compile, an execution every 50 steps is looked at from outside.
+
+    Invariant: it warns at most once in a `fit`, and once in what is trained
+    between two of them.
+
+    Args:
+        name: of the optimizer.
+        rule: that its loss scale follows.
+    """
+
+    def __init__(self, name: str, rule: ScaleRule) -> None:
+        self._name, self._rule = name, rule
+        self._said = self._ended = False
+        self._start: Counts | None = None
+        self._fit: Any = lambda: None
+        self._unseen = 0
+
+    def step_was_skipped(self, optimizer: Any) -> None:
+        """Looks at the counters, in the branch of a step that is skipped."""
+        in_a_row = tf.convert_to_tensor(optimizer.skipped_in_a_row)
+        host_calls.call_if(
+            (in_a_row > 0) & (in_a_row % IN_A_ROW == 0),
+            self._look_at,
+            lambda: _reading(optimizer),
+        )
+
+    def look(self, optimizer: Any) -> None:
+        """Looks at the counters, from outside of a step."""
+        if optimizer.built and (self._ended or not self._said):
+            self._look_at(*_reading(optimizer))
+
+    def execution_begins(self, optimizer: Any, fit: Any) -> None:
+        """Notes where a training starts.
+
+        Args:
+            optimizer: whose counters these are.
+            fit: the `History` of the `fit` that runs, or the last one.
+        """
+        if isinstance(fit, keras.callbacks.History) and fit is not self._fit():
+            self._ended, self._fit = True, weakref.ref(fit)
+        if self._ended:
+            self._begin(None)
+        if self._start is None:
+            self._start = _counts(optimizer)
+
+    def execution_ends(self, optimizer: Any, steps: int) -> None:
+        """Looks at the counters, if it is time to.
+
+        Args:
+            optimizer: whose counters these are.
+            steps: of the execution.
+        """
+        self._unseen += steps
+        if self._unseen >= IN_A_ROW:
+            self._unseen = 0
+            self.look(optimizer)
+
+    def fit_ends(self, optimizer: Any) -> None:
+        """Warns if most steps of the `fit` were skipped."""
+        now, before = _counts(optimizer), self._start or Counts()
+        skipped, steps = now.skipped - before.skipped, now.steps - before.steps
+        if skipped >= FEWEST and 2 * skipped > steps:
+            self._say(now, float(_reading(optimizer)[1]))
+        self._start, self._ended = now, True
+
+    def _begin(self, start: Counts | None) -> None:
+        self._said = self._ended = False
+        self._start, self._unseen = start, 0
+
+    def _look_at(self, counts: tf.Tensor, scale: tf.Tensor) -> None:
+        now = Counts(*map(int, counts))
+        before = self._start or Counts()
+        if self._ended and now.steps > before.steps:  # in a loop, not a `fit`
+            self._begin(before)
+        if now.in_a_row >= IN_A_ROW and not self._ended:
+            self._say(now, float(scale))
+
+    def _say(self, now: Counts, scale: float) -> None:
+        if self._said:
+            return
+        self._said = True
+        said = words(self._start or Counts(), now, scale, self._rule)
+        warnings.warn(
+            f"LossScaleOptimizer {self._name!r} {said}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def words(before: Counts, now: Counts, scale: float, rule: ScaleRule) -> str:
+    """Says what was skipped, why, and what to do.
+
+    Args:
+        before: what was counted when the training began.
+        now: what is counted now.
+        scale: the loss scale now.
+        rule: that it follows.
+    """
+    if now.in_a_row > now.skipped - before.skipped:
+        before = Counts()  # they began before this training
+    skipped = max(0, now.skipped - before.skipped)
+    overflows = max(0, now.overflows - before.overflows)
+    return (
+        f"skipped {skipped} of the steps {before.steps + 1} to {now.steps}"
+        f"{_in_a_row(now.in_a_row)}: such a step changes no weight. "
+        f"{_causes(skipped, overflows)} {_of_scale(scale, rule)} "
+        "tfmp.debug.find_nonfinite(model, x, y) says what is wrong with a "
+        "batch, and tfmp.callbacks.TerminateOnOverflow ends a training that "
+        "only skips. In float16, mixed_bfloat16 has the range of float32."
+    )
+
+
+def _in_a_row(steps: int) -> str:
+    return f", the last {steps} in a row" if steps > 1 else ""
+
+
+def _causes(skipped: int, overflows: int) -> str:
+    """Says what the skipped steps had."""
+    bad = "gradients that are not finite, or too large"
+    if overflows >= skipped:
+        return f"All had {bad}."
+    said = f"{skipped - overflows} had an activation too large for FP8"
+    return f"{overflows} had {bad}; {said}." if overflows else f"{said}."
+
+
+def _of_scale(scale: float, rule: ScaleRule) -> str:
+    """Says whether the loss scale can be the cause, and what helps then."""
+    if not rule.dynamic:
+        said = f"The loss scale is fixed at {scale:g}"
+        if scale <= 1.0:
+            return f"{said}: the cause is another."
+        return f"{said}: lower initial_scale, or let it be dynamic."
+    if scale > rule.min_scale:
+        return (
+            f"The loss scale is {scale:g} and still falling, to min_scale="
+            f"{rule.min_scale:g} at the least; a lower initial_scale gets "
+            "there sooner."
+        )
+    said = f"The loss scale is {scale:g}, its minimum"
+    if scale <= 1.0:
+        return f"{said}: the cause is another."
+    return f"{said}: lower min_scale, or look for another cause."
+
+
+def _reading(optimizer: Any) -> list[tf.Tensor]:
+    """Returns the fields of `Counts` as a vector, and the loss scale."""
+    inner = optimizer.inner_optimizer
+    accumulated = inner.gradient_accumulation_steps or 1
+    in_a_row, skipped, overflows, updates = (
+        tf.cast(tf.convert_to_tensor(counter), tf.int64)
+        for counter in (
+            optimizer.skipped_in_a_row,
+            optimizer.skipped_steps,
+            optimizer.overflow_count,
+            inner.iterations,
+        )
+    )
+    steps = updates * accumulated + skipped
+    scale = tf.convert_to_tensor(optimizer.dynamic_scale)
+    return [
+        tf.stack([in_a_row, skipped, overflows, steps]),
+        optimizer.rule.in_use(scale),
+    ]
+
+
+def _counts(optimizer: Any) -> Counts:
+    if not optimizer.built:
+        return Counts()
+    return Counts(*map(int, _reading(optimizer)[0]))
