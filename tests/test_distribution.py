@@ -20,7 +20,13 @@ STRATEGIES = {"2": 2, "4": 4, "workers": 2}
 MAY_CHANGE = ("amax", "scale", "step", "overflow", "skipped")
 TWO = (
     *("steps", "many_steps", "compiled", "accumulated", "fit", "converted"),
-    *("converted_without", "statistics", "keras_limits", "keras_distribution", "emulated"),
+    *(
+        "converted_without",
+        "statistics",
+        "keras_limits",
+        "keras_distribution",
+        "emulated",
+    ),
 )
 
 
