@@ -52,13 +52,18 @@ def make_model(variant: str) -> keras.Model:
     )
 
 
+def variables(model: keras.Model) -> list[keras.Variable]:
+    """Returns all variables of a model, those that are trained first."""
+    return [*model.trainable_variables, *model.non_trainable_variables]
+
+
 def make_step(model: keras.Model, jit_compile: bool = True) -> tf.function:
     """Returns a function of (values, x, y): loss, gradients, FP8 state.
 
-    The values are of all variables, those that are trained first.
+    The values are those of `variables(model)`.
     """
     trained = len(model.trainable_variables)
-    every = [*model.trainable_variables, *model.non_trainable_variables]
+    every = variables(model)
 
     @tf.function(jit_compile=jit_compile)
     def step(values: list, x: tf.Tensor, y: tf.Tensor) -> tuple:
@@ -83,8 +88,7 @@ def measure(rounds: int, jit_compile: bool) -> dict[str, np.ndarray]:
     for variant in VARIANTS:
         model = make_model(variant)
         step = make_step(model, jit_compile)
-        every = [*model.trainable_variables, *model.non_trainable_variables]
-        values = [tf.convert_to_tensor(v) for v in every]
+        values = [tf.convert_to_tensor(v) for v in variables(model)]
         calls[variant] = lambda s=step, v=values: s(v, x, y)[0].numpy()
     times: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     for index in range(rounds + 3):

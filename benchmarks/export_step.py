@@ -19,7 +19,7 @@ def export(variant: str) -> str:
     """Returns the StableHLO text of a variant: loss and all gradients."""
     model = cpu_step.make_model(variant)
     step = cpu_step.make_step(model)
-    values = [tf.convert_to_tensor(v) for v in model.trainable_variables]
+    values = [tf.convert_to_tensor(v) for v in cpu_step.variables(model)]
     x = tf.zeros([cpu_step.BATCH, cpu_step.WIDTH])
     compiler_ir = step.experimental_get_compiler_ir(values, x, x)
     return compiler_ir(stage="stablehlo", platform_name="GPU")

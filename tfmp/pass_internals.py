@@ -118,8 +118,25 @@ def access(
     `keras.StatelessScope` they are those of the scope.
     """
     scope = stateless_scope.get_stateless_scope()
-    if scope is not None:
-        return _access_in(scope, variable)
+    if scope is None:
+        return _access_to(variable)
+    inside = _access_in(scope, variable)
+    given = scope.get_current_value(variable) is not None
+    if given or not hasattr(variable.value, "handle"):
+        return inside
+    # A function that is traced as Keras builds a model runs without the scope.
+    beyond = _access_to(variable)
+
+    def now() -> Any:
+        within = stateless_scope.get_stateless_scope() is scope
+        return inside if within else beyond
+
+    return lambda: now()[0](), lambda value: now()[1](value)
+
+
+def _access_to(
+    variable: keras.Variable,
+) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
     if (
         tf.distribute.has_strategy()
         and tf.distribute.in_cross_replica_context()
