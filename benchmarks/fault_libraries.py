@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfmp
+from tfmp import observations
 
 # What Keras puts before the reason that a file does not load.
 WRAPPING = re.compile(
@@ -119,10 +120,6 @@ class Keras:
         """Brings a trained model to FP8."""
         model.quantize("float8")
 
-    def clip(self, gradients: list, variables: list, norm: float) -> list:
-        """Clips by the global norm."""
-        return tf.clip_by_global_norm(gradients, norm)[0]
-
     def export(self, model: keras.Model, path: str, format: str) -> None:
         """Writes a file for LiteRT or ONNX."""
         model.export(path, format=format, verbose=False)
@@ -169,16 +166,12 @@ class Tfmp(Keras):
     def assumed(
         self, layer: Any, role: str = "inputs", read: Any = np.asarray
     ) -> float:
-        index = ("inputs", "kernel").index(role)
-        return float(read(layer.amax.value)[index])
+        state = tf.convert_to_tensor(read(layer.float8.variable.value))
+        amax = observations.assumed(state, layer.float8.fade)
+        return float(amax[("inputs", "kernel").index(role)])
 
     def convert(self, model: keras.Model) -> None:
         tfmp.convert(model)
-
-    def clip(self, gradients: list, variables: list, norm: float) -> list:
-        return tfmp.optimizers.map_gradients(
-            lambda g: tf.clip_by_global_norm(g, norm)[0], gradients, variables
-        )
 
     def export(self, model: keras.Model, path: str, format: str) -> None:
         tfmp.export(model, path, format)

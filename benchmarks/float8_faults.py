@@ -239,7 +239,7 @@ def clipped(library: Keras) -> Seen:
             loss = optimizer.scale_loss(tf.reduce_mean(tf.square(error)))
         variables = model.trainable_variables
         gradients = tape.gradient(loss, variables)
-        gradients = library.clip(gradients, variables, 1e-3)
+        gradients, _ = tf.clip_by_global_norm(gradients, 1e-3)
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
     for _ in range(4):

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 import tfmp
 from tfmp import checkpoints
+from tfmp.layers.state import all_states
 
 EPOCHS, STEPS, BATCH, EVERY = 4, 12, 8, 5
 
@@ -242,8 +243,10 @@ def train(way: str, folder: str, started: Callable[[], None]) -> None:
     history = WAYS[way](run)
     # Metrics are compared as `History` has them.
     kept = [*run.model.variables, *run.model.optimizer.variables]
+    states = {id(s.variable): s.amax for s in all_states(run.model)}
     values = {
-        f"{i:02d} {v.path}": np.array(v.numpy()) for i, v in enumerate(kept)
+        f"{i:02d} {v.path}": np.array(states.get(id(v), v).numpy())
+        for i, v in enumerate(kept)
     }
     np.savez(folder + ".part.npz", **values)
     pathlib.Path(folder + ".json").write_text(json.dumps(history))

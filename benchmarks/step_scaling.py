@@ -104,22 +104,25 @@ def growth(rounds: int, jit_compile: bool, sizes: Any = SIZES) -> Any:
 
 def updates(count: int) -> dict[str, Callable[[], Any]]:
     """Returns calls of `apply` for so many layers, by optimizer."""
-    layers = [
-        tfmp.layers.Dense(4, use_bias=False, dtype="mixed_float8")
-        for _ in range(count)
-    ]
-    for layer in layers:
-        layer.build([None, 4])
-    every = [v for layer in layers for v in layer.trainable_variables]
-    kernels = [layer.kernel for layer in layers]
+    low = kernels(count, "mixed_float8")
     found = {
-        INNER: apply(keras.optimizers.SGD(1e-6), kernels),
-        UPDATE: renewal(every),
-        BOTH: apply(loss_scaling(), every),
+        INNER: apply(keras.optimizers.SGD(1e-6), low),
+        UPDATE: renewal(low),
+        BOTH: apply(loss_scaling(), low),
     }
     if count <= PLAIN_LAYERS:
-        found[PLAIN] = apply(loss_scaling(), kernels)
+        wide = kernels(count, "mixed_bfloat16")
+        found[PLAIN] = apply(loss_scaling(), wide)
     return found
+
+
+def kernels(count: int, policy: str) -> list[keras.Variable]:
+    """Returns the kernels of so many layers of a policy."""
+    options = {"use_bias": False, "dtype": policy}
+    layers = [tfmp.layers.Dense(4, **options) for _ in range(count)]
+    for layer in layers:
+        layer.build([None, 4])
+    return [layer.kernel for layer in layers]
 
 
 def loss_scaling() -> keras.Optimizer:
@@ -139,11 +142,10 @@ def renewal(variables: Any) -> Callable[[], Any]:
     amax = AmaxHistory(variables)
     amax.history = keras.Variable(tf.zeros(amax.shape), trainable=False)
 
-    def push(observed: list[tf.Tensor]) -> None:
-        pairs = zip(observed, amax.variables, strict=True)
-        amax.push(amax.observed(list(pairs)))
+    def renew(_: list[tf.Tensor]) -> None:
+        amax.renew(amax.observed())
 
-    return compiled(push, amax.variables)
+    return compiled(renew, [])
 
 
 def compiled(function: Callable[..., None], like: Any) -> Callable[[], Any]:

@@ -294,15 +294,6 @@ MODELS = {
         lambda: {"grads": trained()["gradients"]},
         TRACES,
     ),
-    "optimizers.map_gradients": made(
-        tfmp.optimizers.map_gradients,
-        lambda: {
-            "function": list,
-            "gradients": trained()["gradients"],
-            "variables": trained()["variables"],
-        },
-        COMPUTES,
-    ),
 }
 
 W = {"kernel": x(3, 3, 16, 4), "inputs": x(2, 8, 8, 16)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -14,7 +14,8 @@ import replicas
 import tensorflow as tf
 
 import tfmp
-from tfmp.layers.state import is_amax
+from tfmp.layers.state import all_states
+from tfmp.observations import SINCE
 
 ROWS, WIDTH = replicas.ROWS, replicas.WIDTH
 
@@ -95,20 +96,13 @@ class Trainer:
             loss = tf.reduce_sum(tf.square(error)) / ROWS
             scaled = optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, variables)
-        observed = [
-            gradient
-            for gradient, variable in zip(gradients, variables, strict=True)
-            if is_amax(variable)
-        ]
-        gradients = tfmp.optimizers.map_gradients(
-            lambda real: [g + tf.reduce_sum(poison) for g in real],
-            gradients,
-            variables,
-        )
+        [state] = all_states(self.model)
+        observed = tf.convert_to_tensor(state.variable)[SINCE]
+        gradients = [g + tf.reduce_sum(poison) for g in gradients]
         first = [tf.reshape(gradient, [-1]) for gradient in gradients[:2]]
         first = tf.concat(first, axis=0) / optimizer.scale_loss(1.0)
         optimizer.apply(gradients, variables)
-        return {"loss": loss, "observed": observed[0], "gradient": first}
+        return {"loss": loss, "observed": observed, "gradient": first}
 
     def run(self, batch: Any) -> Any:
         return self.strategy.run(self.step, args=batch)
@@ -163,22 +157,28 @@ def compiled(strategy: Any) -> dict[str, Any]:
     trainer = Trainer(strategy)
     model, optimizer = trainer.model, trainer.optimizer
 
+    variables, [state] = model.trainable_variables, all_states(model)
+
     @tf.function(jit_compile=True)
     def gradients(
-        trained: Any, others: Any, x: tf.Tensor, y: tf.Tensor, scale: tf.Tensor
+        trained: Any, seen: Any, x: tf.Tensor, y: tf.Tensor, scale: tf.Tensor
     ) -> Any:
-        with tf.GradientTape() as tape:
-            tape.watch(trained)
-            outputs, _ = model.stateless_call(trained, others, x, training=True)
-            error = tf.cast(outputs, tf.float32) - y
-            loss = tf.reduce_sum(tf.square(error)) / ROWS * scale
-        return tape.gradient(loss, trained)
+        held = zip([*variables, state.variable], [*trained, seen], strict=True)
+        with keras.StatelessScope(held) as scope:
+            with tf.GradientTape() as tape:
+                tape.watch(trained)
+                error = tf.cast(model(x, training=True), tf.float32) - y
+                loss = tf.reduce_sum(tf.square(error)) / ROWS * scale
+            found = tape.gradient(loss, trained)
+        return found, scope.get_current_value(state.variable)
 
     def step(x: tf.Tensor, y: tf.Tensor, _: tf.Tensor) -> None:
-        variables = model.trainable_variables
         trained = [tf.convert_to_tensor(v) for v in variables]
-        scale = optimizer.scale_loss(1.0)
-        optimizer.apply(gradients(trained, [], x, y, scale), variables)
+        seen, scale = state.variable, optimizer.scale_loss(1.0)
+        seen = tf.convert_to_tensor(seen)
+        found, seen = gradients(trained, seen, x, y, scale)
+        state.variable.assign(seen)
+        optimizer.apply(found, variables)
 
     run = tf.function(lambda batch: strategy.run(step, args=batch))
     for batch in trainer.batches(3):
@@ -204,7 +204,7 @@ class Hashes(keras.callbacks.Callback):
         self.strategy, self.seen = strategy, []
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        variables = [*self.model.weights, *self.model.optimizer.variables]
+        variables = [*self.model.variables, *self.model.optimizer.variables]
         self.seen.append(hashes(self.strategy, variables))
 
 
@@ -215,7 +215,11 @@ def fit_and_watch(
     seen, optimizer = Hashes(strategy), model.optimizer
     model.fit(x, y, ROWS, shuffle=False, verbose=0, callbacks=[seen])
     names = {"scale": "dynamic_scale", "skipped": "skipped_steps"}
-    found = {k: getattr(optimizer, v).numpy() for k, v in names.items()}
+    found = {
+        k: getattr(optimizer, v).numpy()
+        for k, v in names.items()
+        if hasattr(optimizer, v)
+    }
     found["iterations"] = optimizer.iterations.numpy()
     state = {name: float(value) for name, value in found.items()}
     return {"hashes": seen.seen, **state}
@@ -250,9 +254,27 @@ def converted(strategy: Any) -> dict[str, Any]:
 
     Its steps: good, bad in either replica, good.
     """
+
+    def scaled() -> keras.Optimizer:
+        adam = keras.optimizers.Adam(0.01)
+        return tfmp.optimizers.LossScaleOptimizer(adam, 1.0, dynamic=False)
+
+    return _converted(strategy, scaled, (ROWS + 3, 2 * ROWS + 12))
+
+
+def converted_without(strategy: Any) -> dict[str, Any]:
+    """The same with an optimizer of Keras, and without bad steps."""
+    return _converted(strategy, lambda: keras.optimizers.Adam(0.01))
+
+
+def _converted(
+    strategy: Any,
+    make: Callable[[], keras.Optimizer],
+    bad: Sequence[int] = (),
+) -> dict[str, Any]:
     x = np.random.default_rng(0).normal(size=[4 * ROWS, 3, 3, 16])
     x, y = x.astype("float32"), x.mean(axis=(1, 2, 3))[:, np.newaxis]
-    x[ROWS + 3, 0, 0, 0] = x[2 * ROWS + 12, 0, 0, 0] = np.inf
+    x[list(bad), 0, 0, 0] = np.inf
     with strategy.scope():
         layers = [
             keras.layers.Conv2D(16, 3, padding="same"),
@@ -261,7 +283,7 @@ def converted(strategy: Any) -> dict[str, Any]:
             keras.layers.Dense(1, dtype="float32"),
         ]
         model = keras.Sequential([keras.Input([3, 3, 16]), *layers])
-        optimizer = keras.optimizers.Adam(0.01)
+        optimizer = make()
         optimizer.build(model.trainable_variables)
         model.compile(optimizer, "mse", jit_compile=False)
     tfmp.convert(model)
@@ -271,6 +293,18 @@ def converted(strategy: Any) -> dict[str, Any]:
         model.save(path)
         with strategy.scope():
             loaded = keras.models.load_model(path)
-    variables = [*loaded.weights, *loaded.optimizer.variables]
+    variables = [*loaded.variables, *loaded.optimizer.variables]
     found["loaded"] = list(hashes(strategy, variables).values())
+    found["amax"] = [_amax(strategy, each) for each in (model, loaded)]
     return found
+
+
+def _amax(strategy: Any, model: Any) -> list[Any]:
+    """Returns what each replica assumes of each layer, and what is saved."""
+    states = all_states(model)
+
+    def every() -> tf.Tensor:
+        return tf.stack([state.amax for state in states])
+
+    parts = local(strategy, strategy.run(every))
+    return np.stack([*parts, every()]).tolist()

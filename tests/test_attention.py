@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import tfmp
 from tfmp.layers import swapping
+from tfmp.layers.state import all_states
 from tfmp.recipes import CurrentScaling, DelayedScaling
 
 PROJECTIONS = ["query", "key", "value", "attention_output"]
@@ -70,16 +71,15 @@ def pair(make, recipe, query, value, **options):
     plain = make(False, **options)
     layer.build(query.shape, value.shape)
     plain.build(query.shape, value.shape)
-    weights = [v for v in layer.weights if v.name != "amax"]
-    plain.set_weights([v.numpy() for v in weights])
+    plain.set_weights(layer.get_weights())
     return layer, plain
 
 
 def gradients(layer, query, value, **call):
-    """Results by name: output, scores, and all gradients but that of amax."""
+    """Results by name: output, scores, and all gradients."""
     if not layer.built:
         layer.build(query.shape, value.shape)
-    variables = [v for v in layer.trainable_variables if v.name != "amax"]
+    variables = layer.trainable_variables
     with tf.GradientTape() as tape:
         tape.watch([query, value])
         outputs = layer(query, value, training=True, **call)
@@ -179,6 +179,7 @@ def test_projections_and_nothing_else_have_state(make):
     plain = make(False, use_gate=True)
     plain.build([None, None, 12], [None, None, 12])
     paths = [v.path.split("/", 1)[1] for v in plain.variables]
+    assert [v.path.split("/", 1)[1] for v in layer.weights] == paths
     rest = [v for v in layer.variables if v.name != "amax"]
     assert [v.path.split("/", 1)[1] for v in rest] == paths
 
@@ -354,13 +355,14 @@ def test_one_step_observes_every_projection():
     x = normal(32, 6, 16)
     before = {v.path: v.numpy() for v in layer.trainable_variables}
     model.train_on_batch(x, x)
-    states = [v for v in layer.variables if v.name == "amax"]
+    states = all_states(layer)
     assert len(states) == 5
     for state in states:
-        inputs_amax, kernel_amax, grads_amax = state.numpy()
-        kernel = before[state.path.replace("float8/amax", "kernel")]
+        inputs_amax, kernel_amax, grads_amax = state.amax.numpy()
+        path = state.variable.path
+        kernel = before[path.replace("float8/amax", "kernel")]
         assert kernel_amax == np.abs(kernel).max() and grads_amax > 0
-        if "attention_output" not in state.path:
+        if "attention_output" not in path:
             np.testing.assert_allclose(inputs_amax, np.abs(x).max(), rtol=2**-8)
 
 
@@ -510,7 +512,7 @@ def test_a_subclass_in_place_keeps_its_own_methods():
     whole.build(x.shape, x.shape)
     layer.build(x.shape, x.shape)
     layer.set_weights(whole.get_weights())
-    assert len([v for v in layer.variables if v.name == "amax"]) == 4
+    assert len(all_states(layer)) == 4
     twice = 2 * layer(x, x, training=True)
     assert oracles.same_bits(twice, whole(x, x, training=True))
 
@@ -544,14 +546,15 @@ def model_of(make, ours, **options):
 @MAKERS
 def test_keras_file_keeps_weights_and_state(make, tmp_path):
     model = model_of(make, True, dtype=low(DelayedScaling(attention=True)))
-    for number, state in enumerate(
-        v for v in model.variables if v.name == "amax"
-    ):
-        state.assign([1.0, 2.0, 3.0 + number])
+    amax = [[1.0, 2.0, 3.0 + number] for number in range(5)]
+    for state, each in zip(all_states(model), amax, strict=True):
+        state.assume(each)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert type(loaded.get_layer("mine")) is type(model.get_layer("mine"))
     assert loaded.get_layer("mine").recipe == DelayedScaling(attention=True)
+    found = [state.amax.numpy() for state in all_states(loaded)]
+    np.testing.assert_array_equal(found, amax)
     assert oracles.same_bits(model.get_weights(), loaded.get_weights())
 
 
@@ -560,13 +563,12 @@ def test_weights_files_of_keras_load_and_back(make, tmp_path):
     low_model = model_of(make, True, dtype=low())
     plain, again = (model_of(make, False) for _ in range(2))
     plain.save_weights(tmp_path / "plain.weights.h5")
-    for state in (v for v in low_model.variables if v.name == "amax"):
-        state.assign([1.0, 2.0, 3.0])
+    for state in all_states(low_model):
+        state.assume([1.0, 2.0, 3.0])
     low_model.load_weights(tmp_path / "plain.weights.h5")
-    states = [v.numpy() for v in low_model.variables if v.name == "amax"]
+    states = [state.amax.numpy() for state in all_states(low_model)]
     np.testing.assert_array_equal(states, np.zeros([5, 3]))
-    kept = [v.numpy() for v in low_model.variables if v.name != "amax"]
-    assert oracles.same_bits(plain.get_weights(), kept)
+    assert oracles.same_bits(plain.get_weights(), low_model.get_weights())
     low_model.save_weights(tmp_path / "low.weights.h5")
     again.load_weights(tmp_path / "low.weights.h5")
     assert oracles.same_bits(plain.get_weights(), again.get_weights())

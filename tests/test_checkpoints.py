@@ -6,6 +6,7 @@ import hashlib
 import pathlib
 import random
 import re
+import warnings
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ import tensorflow as tf
 
 import tfmp
 from tfmp import checkpoints, sealing
+from tfmp.layers.state import all_states
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -44,6 +46,15 @@ def values(model):
     return [np.array(v.numpy()) for v in checkpoints.variables(model)]
 
 
+def kept(model):
+    """All that a file keeps: of FP8 state, what the next pass assumes."""
+    states = {id(state.variable): state for state in all_states(model)}
+    return [
+        np.array((states[id(v)].amax if id(v) in states else v).numpy())
+        for v in checkpoints.variables(model)
+    ]
+
+
 def same(ours, theirs):
     return [(v.dtype, v.shape, v.tobytes()) for v in ours] == [
         (v.dtype, v.shape, v.tobytes()) for v in theirs
@@ -55,6 +66,8 @@ def scramble(model, seed=0):
     dice = np.random.default_rng(seed)
     for variable in checkpoints.variables(model):
         variable.assign(dice.integers(1, 100, size=variable.shape))
+    for state in all_states(model):  # as it is between two steps
+        state.assume(dice.integers(1, 100, size=3))
 
 
 @pytest.fixture(scope="module")
@@ -81,16 +94,17 @@ def check_fails(model, path, match=None):
 
 
 def test_round_trip(model, path):
-    saved = values(model)
+    saved = kept(model)
     assert any(v.shape == (2,) and v.dtype.kind in "iu" for v in saved)
+    assert len([v for v in saved if v.shape == (3,) and v.all()]) == 2
     scramble(model, seed=1)
-    assert not same(saved, values(model))
+    assert not same(saved, kept(model))
     assert checkpoints.load_weights(model, path) == {"step": 100}
     assert checkpoints.read_notes(path) == {"step": 100}
-    assert same(saved, values(model))
+    assert same(saved, kept(model))
     other = make()
     checkpoints.load_weights(other, path)
-    assert same(saved, values(other))
+    assert same(saved, kept(other))
 
 
 def test_keras_reads_it(model, path):
@@ -226,6 +240,26 @@ def test_random_layers_that_differ_are_warned_of(path):
         checkpoints.load_weights(other, path)
 
 
+def test_state_that_waits_is_no_random_layer(model, path, tmp_path):
+    """Of a layer that has left FP8, into one that never was there."""
+    other = make()
+    tfmp.set_precision(other, {"first": "mixed_bfloat16"})
+    checkpoints.keep_seeds(other)
+    amax = [4.0, 5.0, 6.0]
+    other.get_layer("first").float8.assume(amax)
+    other.save_weights(tmp_path / "b.weights.h5")
+    plain = make(dtype="mixed_bfloat16")
+    checkpoints.keep_seeds(plain)
+    plain.load_weights(tmp_path / "b.weights.h5")
+    model.load_weights(tmp_path / "b.weights.h5")
+    first = model.get_layer("first")
+    np.testing.assert_array_equal(first.amax, amax)
+    checkpoints.save_weights(other, tmp_path / "c.weights.h5")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        checkpoints.load_weights(plain, tmp_path / "c.weights.h5")
+
+
 @pytest.mark.parametrize("seeds", [True, False])
 def test_keep_seeds(model, tmp_path, seeds):
     """Keras' own files lack the seeds without it."""
@@ -238,9 +272,8 @@ def test_keep_seeds(model, tmp_path, seeds):
         getattr(first, save)(tmp_path / name)
         scramble(second, seed=1)
         second.load_weights(tmp_path / name)
-        ours, theirs = (
-            [np.array(v.numpy()) for v in x.variables] for x in (first, second)
-        )
+        count = len(first.variables)
+        ours, theirs = (kept(each)[:count] for each in (first, second))
         assert same(ours, theirs) == seeds
         model.load_weights(tmp_path / name)
 

@@ -445,10 +445,44 @@ def test_float8_saturates_and_is_seen():
     found = find_nonfinite(model, x, x)
     assert told(found) == ("gradient of input", "", "net/fault")
     assert [v.numpy().tobytes() for v in model.variables] == before
-    amax = model.layers[0].float8.amax
-    amax.assign([1.0, NAN, 1.0])
+    # Of state that is not finite a product takes nothing.
+    model.layers[1].gradient = 0.0
+    model.layers[0].float8.assume([1.0, NAN, INF])
+    assert find_nonfinite(model, x, x) is None
+
+
+class Hidden(keras.layers.Layer):
+    """Multiplies in FP8 what only a function of TensorFlow sees."""
+
+    def build(self, shape):
+        self.low = tfmp.layers.Dense(4, name="low", dtype="mixed_float8")
+        self.low.build(shape)
+        self.times = tf.Variable(1.0)
+
+        @tf.function(autograph=False)
+        def run(x):
+            return self.low(x * self.times, training=True)
+
+        self.run = run
+
+    def call(self, x):
+        return self.run(x)
+
+
+def test_what_saturates_out_of_sight_is_found():
+    model = keras.Sequential([keras.Input([4]), Hidden(name="h")], name="net")
+    model.compile("sgd", "mse")
+    layer, x = model.layers[0], np.ones([2, 4], "float32")
+    model.train_on_batch(x, x)
+    assert find_nonfinite(model, x, x) is None
+    layer.times.assign(INF)
     found = find_nonfinite(model, x, x)
-    assert told(found) == ("weight", amax.path, "net/one")
+    state = layer.low.float8.variable
+    assert told(found) == ("observed amax", state.path, "net/h/low")
+    assert found.first == (0,)
+    model.train_on_batch(x, x)
+    layer.times.assign(1.0)
+    assert find_nonfinite(model, x, x) is None  # what was seen before is past
 
 
 def test_sparse_inputs_and_no_loss():

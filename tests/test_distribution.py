@@ -12,13 +12,21 @@ import replica_programs
 import replicas
 import tensorflow as tf
 
+from tfmp.observations import ASSUMED, SEEN, SINCE
+
 INPUTS, KERNEL, GRADS = range(3)
 AMAX = "sequential/first/float8/amax"
 STRATEGIES = {"2": 2, "4": 4, "workers": 2}
 MAY_CHANGE = ("amax", "scale", "step", "overflow", "skipped")
 TWO = (
     *("steps", "many_steps", "compiled", "accumulated", "fit", "converted"),
-    *("statistics", "keras_limits", "keras_distribution", "emulated"),
+    *(
+        "converted_without",
+        "statistics",
+        "keras_limits",
+        "keras_distribution",
+        "emulated",
+    ),
 )
 
 
@@ -116,7 +124,9 @@ def test_amax_is_the_maximum_over_replicas(run):
         row = local["observed"].max(axis=0) * [1, 1, growth]
         history = np.asarray(own(after, "amax_history"))
         np.testing.assert_array_equal(history[0, 0], row)
-        np.testing.assert_array_equal(after[AMAX], history[:, 0].max(axis=0))
+        assumed = history[:, 0].max(axis=0)
+        np.testing.assert_array_equal(after[AMAX][ASSUMED], assumed)
+        assert not np.any([after[AMAX][row] for row in (SEEN, SINCE)])
 
 
 @pytest.mark.parametrize("kind", ["data", "gradient"])
@@ -134,9 +144,12 @@ def test_a_bad_replica_skips_the_step_on_all(run, kind):
         assert own(after, "skipped_steps") == own(before, "skipped_steps") + 1
         assert own(after, "step_counter") == 0
         assert own(after, "dynamic_scale") == own(before, "dynamic_scale") / 2
-        for path in (AMAX, "loss_scale_optimizer/amax_history"):
-            halved = np.asarray(before[path]) * [1, 1, 0.5]
-            np.testing.assert_array_equal(after[path], halved)
+        assert not np.any([after[AMAX][row] for row in (SEEN, SINCE)])
+        for old, new in (
+            [own(state, "amax_history") for state in (before, after)],
+            [state[AMAX][ASSUMED] for state in (before, after)],
+        ):
+            np.testing.assert_array_equal(new, np.asarray(old) * [1, 1, 0.5])
 
 
 def test_the_loss_scale_grows_and_backs_off(run):
@@ -199,7 +212,7 @@ def test_training_follows_that_of_one_replica(run, alone):
         for name in ("dynamic_scale", "skipped_steps", "step_counter"):
             assert own(state, name) == own(expected, name)
         np.testing.assert_array_equal(
-            state[AMAX][INPUTS], expected[AMAX][INPUTS]
+            state[AMAX][ASSUMED][INPUTS], expected[AMAX][ASSUMED][INPUTS]
         )
 
 
@@ -223,6 +236,27 @@ def test_converted_model_and_its_file():
     loaded = [each[0] for each in found["loaded"]]
     assert len(kept) > 20 and all(each[0] in loaded for each in kept)
     assert all(len(set(each)) == 1 for each in found["loaded"])
+    check_amax(found, 2)
+
+
+def test_a_converted_model_with_an_optimizer_of_keras():
+    """Each replica scales by what it saw; weights are alike."""
+    found = two()["converted_without"]
+    apart = {p for each in found["hashes"] for p in differing(each, 2)}
+    assert apart and all("float8" in path for path in apart)
+    assert found["iterations"] == 4 and "skipped" not in found
+    assert all(len(set(each)) == 1 for each in found["loaded"])
+    check_amax(found, 3)
+
+
+def check_amax(found: dict[str, Any], kinds: int) -> None:
+    """That a file has what is assumed, and puts it on each replica."""
+    own, loaded = (np.asarray(each) for each in found["amax"])
+    assert own.shape[0] == loaded.shape[0] == 3 and (own > 0).all()
+    alike = np.array_equal(own[0], own[1])
+    assert alike == (kinds == 2)
+    for each in loaded:
+        np.testing.assert_array_equal(each, own[2])
 
 
 def test_the_numbers_of_the_optimizer_can_be_read():

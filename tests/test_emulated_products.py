@@ -12,6 +12,7 @@ import tensorflow as tf
 
 import tfmp
 from tfmp import formats, recipes
+from tfmp.layers.state import all_states
 from tfmp.ops import amax, compute_scale, conv, einsum, emulate, matmul
 from tfmp.recipes import Emulated
 
@@ -295,7 +296,7 @@ def trained():
 def test_a_model_trains(trained):
     model, _, losses = trained
     assert losses[-1] < 0.8 * losses[0]
-    assert not any("amax" in weight.path for weight in model.weights)
+    assert not any("amax" in variable.path for variable in model.variables)
     assert [layer.amax for layer in (model.layers[0], model.layers[-1])] == [
         None,
         None,
@@ -379,12 +380,13 @@ def test_there_and_back():
     """The state of FP8 scaling waits while a layer is emulated."""
     layer = tfmp.layers.Dense(4, dtype="mixed_float8")
     model = keras.Sequential([keras.Input([8]), layer])
-    layer.float8.amax.assign([1.0, 2.0, 3.0])
+    layer.float8.assume([1.0, 2.0, 3.0])
     policy = tfmp.Policy("mixed_float8", recipe=MIXED)
     report = tfmp.set_precision(model, policy)
     assert layer.amax is None and report.rows[0].precision == "emulated"
-    assert not [v for v in model.trainable_variables if "amax" in v.path]
+    assert not all_states(model)
     tfmp.set_precision(model, "mixed_float8")
+    assert all_states(model) == [layer.float8]
     np.testing.assert_array_equal(layer.amax, [1, 2, 3])
 
 

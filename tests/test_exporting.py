@@ -117,7 +117,7 @@ def observed(name="dense"):
     for layer in model._flatten_layers():
         if getattr(layer, "float8", None) is not None:
             now = np.abs(layer.kernel).max()
-            layer.amax.assign([5.0, 2.5 * now, 0.1])
+            layer.float8.assume([5.0, 2.5 * now, 0.1])
     return model
 
 
@@ -238,7 +238,7 @@ def test_quantized_kernels_are_those_that_fp8_multiplies(
     layer = tfmp.layers.Dense(8, dtype=policy, kernel_initializer="normal")
     model = keras.Sequential([keras.Input([16]), layer])
     if amax is not None:  # stale: it clips, or leaves subnormal values only
-        layer.amax.assign([4.0, amax, 1.0])
+        layer.float8.assume([4.0, amax, 1.0])
     x = batch(model)
     y, kernel = outputs_of(model, x), layer.kernel.numpy()
     tfmp.export(model, tmp_path / "m", kernels="quantized", min_sqnr=-math.inf)

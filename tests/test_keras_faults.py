@@ -77,7 +77,7 @@ def test_fault_3_scales_of_a_shared_layer_do_not_grow(optimizer):
         assert np.isfinite(model.train_on_batch(x, 0 * y))
         seen.append(shared.amax.numpy())
     true_amax = np.abs(shared.kernel.numpy()).max()
-    assert true_amax <= seen[-1][KERNEL] <= 2.1 * true_amax
+    assert 0.9 * true_amax <= seen[-1][KERNEL] <= 1.1 * true_amax
     assert max(row[INPUTS] for row in seen) <= 3 * seen[0][INPUTS]
 
 
@@ -445,22 +445,13 @@ def test_fault_19_clipping_in_a_custom_loop_leaves_scales_alone(compiled):
             error = tf.cast(model(x, training=True), tf.float32) - y
             loss = optimizer.scale_loss(tf.reduce_mean(tf.square(error)))
         variables = model.trainable_variables
-        gradients = tfmp.optimizers.map_gradients(
-            lambda g: tf.clip_by_global_norm(g, 1e-3)[0],
-            tape.gradient(loss, variables),
-            variables,
-        )
+        gradients = tape.gradient(loss, variables)
+        gradients, _ = tf.clip_by_global_norm(gradients, 1e-3)
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
     before = model.get_weights()
     (tf.function(step) if compiled else step)()
-    moved = [
-        b - a
-        for a, b, v in zip(
-            before, model.get_weights(), model.weights, strict=True
-        )
-        if v.name != "amax"
-    ]
+    moved = [b - a for a, b in zip(before, model.get_weights(), strict=True)]
     norm = np.sqrt(sum(np.square(m).sum() for m in moved))
     np.testing.assert_allclose(norm, 1e-3, rtol=1e-3)
     np.testing.assert_allclose(

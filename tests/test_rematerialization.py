@@ -11,6 +11,8 @@ import pytest
 import tensorflow as tf
 
 import tfmp
+from tfmp.layers.state import all_states
+from tfmp.observations import SEEN, SINCE
 
 MAKE = {
     "dense": lambda: tfmp.layers.Dense(16, "gelu", dtype="mixed_float8"),
@@ -28,7 +30,7 @@ RECIPE = tfmp.recipes.DelayedScaling(attention=True)
 
 
 def gradients(kind, how, run):
-    """Returns the gradients of one step, observed amax among them."""
+    """Returns the gradients of one step, and what it has observed."""
     keras.utils.set_random_seed(0)
     scope = contextlib.nullcontext()
     if how == "scope":
@@ -52,7 +54,13 @@ def gradients(kind, how, run):
         variables = [v.value for v in layer.trainable_variables]
         return tape.gradient(loss, [x, *variables])
 
-    return [g.numpy() for g in run(step)(x)]
+    found = [g.numpy() for g in run(step)(x)]
+    observed = [state.variable.numpy() for state in all_states(layer)]
+    assert len(observed) == {"norm": 0, "emulated": 0, "attention": 4}.get(
+        kind, 1
+    )
+    assert all((each[[SEEN, SINCE]] > 0).all() for each in observed)
+    return found + observed
 
 
 @pytest.mark.parametrize(

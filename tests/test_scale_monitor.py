@@ -380,17 +380,18 @@ def test_steps_of_an_optimizer_without_a_count():
 
 def test_a_stock_optimizer_has_the_tensors_only(tmp_path):
     x = np.full_like(X[:8], np.inf)
-    monitor = ScaleMonitor(tmp_path, statistics=False)
+    monitor = ScaleMonitor(tmp_path)
     history = fit(make_model("sgd"), monitor, x=x, y=Y[:8])
-    assert sorted(history) == sorted([*ENTRIES, "loss"])
+    assert sorted(history) == sorted([*ENTRIES, *MEASURED, "loss"])
     (sample,) = monitor.samples
     # An infinite amax is no observation: the scale comes from the prior.
     prior = scaling.PRIOR_AMAX["inputs", "E4M3"]
-    assert sample["net/hidden/inputs/amax"] == math.inf
+    assert sample["net/hidden/inputs/amax"] == 0.0
     assert sample["net/hidden/inputs/scale"] == scale_by_hand(prior, "inputs")
-    assert read_lines(tmp_path)[0]["net/hidden/inputs/amax"] is None
-    scalars = read_scalars(tmp_path / "scales")
-    assert scalars["net/hidden/inputs/amax"] == {2: math.inf}
+    seen = "net/hidden/inputs/observed_amax"
+    assert sample[seen] == math.inf
+    assert read_lines(tmp_path)[0][seen] is None
+    assert read_scalars(tmp_path / "scales")[seen] == {2: math.inf}
 
 
 def test_the_optimizer_of_keras_has_a_loss_scale_only():
@@ -453,7 +454,7 @@ def test_roles_and_layers_that_have_no_scale():
         *(f"net/hidden/{role}/{what}" for role, what in observed),
         *(f"net/head/{role}/{what}" for role, what in frozen),
     ]
-    model.layers[0].amax.assign([3.0, 5.0, 0.0])
+    model.layers[0].float8.assume([3.0, 5.0, 0.0])
     values = read(reader)
     assert values["net/hidden/inputs/amax"] == 3.0
     assert values["net/hidden/inputs/scale"] == scale_by_hand(3, "inputs", 2)
@@ -478,11 +479,12 @@ def test_layers_of_the_same_path():
     dense = [layers.Dense(2, dtype="mixed_float8", name="d") for _ in range(3)]
     for layer in dense:
         layer.build([None, 2])
-    assert {layer.amax.path for layer in dense} == {"d/float8/amax"}
+    paths = {layer.float8.variable.path for layer in dense}
+    assert paths == {"d/float8/amax"}
     model = keras.Sequential([keras.Sequential([layer]) for layer in dense])
     model.build([None, 2])
     for number, layer in enumerate(dense, start=1):
-        layer.amax.assign([number, number, number])
+        layer.float8.assume([number, number, number])
     reader = StateReader(model)
     assert len(set(reader.names)) == len(reader.names) == 18
     values = read(reader)
@@ -619,7 +621,9 @@ names = [*t.OF_OPTIMIZER, *t.ENTRIES, *t.MEASURED, "loss"]
 assert sorted(history) == sorted(names)
 sample = monitor.samples[-1]
 for path, layer in zip(t.PATHS, model.layers):
-    copies = strategy.experimental_local_results(layer.amax.value)
+    copies = strategy.run(lambda: layer.amax)
+    copies = strategy.experimental_local_results(copies)
+    assert len(copies) == 2
     for copy in copies:
         found = [sample[f"{path}/{role}/amax"] for role in t.recipes.ROLES]
         np.testing.assert_array_equal(found, copy.numpy())

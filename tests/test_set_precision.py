@@ -4,9 +4,10 @@ import keras
 import models
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfmp
-from tfmp.layers.state import is_amax
+from tfmp.layers.state import all_states
 from tfmp.optimizers import LossScaleOptimizer
 
 
@@ -33,19 +34,20 @@ def test_a_layer_leaves_fp8_and_comes_back():
     model = compiled()
     fit(model)
     dense = model.layers[0]
-    amax, kernel = dense.amax, dense.kernel.numpy()
-    observed = amax.numpy()
+    state, kernel = dense.float8, dense.kernel.numpy()
+    observed = dense.amax.numpy()
     assert (observed > 0).all()
     tfmp.set_precision(model, {"dense.*": "mixed_bfloat16"})
     assert dense.amax is None and dense.compute_dtype == "bfloat16"
-    assert [is_amax(v) for v in model.trainable_variables].count(True) == 1
+    assert len(all_states(model)) == 1 and state not in all_states(model)
     np.testing.assert_array_equal(kernel, dense.kernel)
     fit(model)
-    np.testing.assert_array_equal(observed, amax)
+    np.testing.assert_array_equal(observed, state.amax)
     tfmp.set_precision(model, {"dense.*": "mixed_float8"})
-    assert dense.amax is amax
+    assert dense.float8 is state and state in all_states(model)
+    np.testing.assert_array_equal(observed, dense.amax)
     fit(model)
-    assert (observed != amax.numpy()).any()
+    assert (observed != dense.amax.numpy()).any()
 
 
 def test_what_is_not_named_stays():
@@ -85,7 +87,7 @@ def test_between_epochs_from_a_callback():
     assert int(model.optimizer.iterations) == 16
 
 
-def test_the_inner_optimizer_keeps_its_state():
+def test_the_inner_optimizer_keeps_its_state(tmp_path):
     model = compiled()
     inner = keras.optimizers.Adam(0.01)
     model.compile(LossScaleOptimizer(inner), "mse", run_eagerly=True)
@@ -96,9 +98,28 @@ def test_the_inner_optimizer_keeps_its_state():
     for a, b in zip(state, inner.variables, strict=True):
         np.testing.assert_array_equal(a, b)
     assert float(model.optimizer.dynamic_scale) == scale
+    checkpoint = tf.train.Checkpoint(model=model)
+    assert checkpoint.save(tmp_path / "c")
     rows = model.optimizer.amax_history.shape[1]
     assert rows == 1 and (model.optimizer.amax_history.numpy()[:4] > 0).all()
     fit(model)
+    tfmp.set_precision(model, {"einsum.*": "mixed_float8"})
+    assert checkpoint.save(tmp_path / "c")
+    fit(model)
+    assert (model.optimizer.amax_history.numpy()[:4] > 0).all()
+
+
+def test_nothing_is_left_after_revert():
+    model = compiled()
+    fit(model)
+    assert len(all_states(model)) == 2
+    tfmp.revert(model)
+    assert not all_states(model)
+    assert model.optimizer.amax_history.shape[1] == 0
+    monitor = tfmp.callbacks.ScaleMonitor()
+    with pytest.warns(RuntimeWarning, match="No layer of the model"):
+        fit(model, callbacks=[monitor])
+    assert not [name for name in monitor.samples[-1] if "amax" in name]
 
 
 def test_a_recipe_can_change_too():

@@ -23,6 +23,7 @@ from keras.src.export.export_utils import (
 )
 from keras.src.models.functional import Functional
 from keras.src.saving.keras_saveable import KerasSaveable as KerasSaveable
+from keras.src.utils import tracking
 
 KNOWN = "tfmp_conversion_known"
 
@@ -148,7 +149,8 @@ def replace_variable(
     kept = [v for v in optimizer._variables if v is not new]
     kept[[v is old for v in kept].index(True)] = new
     tracker.stored_ids["variables"].remove(id(old))
-    optimizer._variables = kept
+    with tracking.DotNotTrackScope():  # a tracked list would track without end
+        optimizer._variables = kept
     is_variable, _ = tracker.config["variables"]
     tracker.config["variables"] = (is_variable, optimizer._variables)
 

@@ -80,7 +80,7 @@ def all_or_nothing(model: keras.Model) -> Iterator[None]:
 def unsaved(model: keras.Model) -> dict[str, list[keras.Variable]]:
     """Returns the variables that Keras' weights files do not hold."""
     saved = {id(variable) for variable in model.weights}
-    saved |= {id(state.variable) for state in all_states(model)}
+    saved |= {id(state.variable) for state in all_states(model, idle=True)}
     seeds = [v for v in model.variables if id(v) not in saved]
     return {"seeds": seeds, "metrics": list(model.metrics_variables)}
 

@@ -99,6 +99,7 @@ def undo(layer: keras.Layer) -> None:
     """Gives a layer back the class and the policy that it had."""
     record, stock = record_of(layer), stock_class(layer)
     if getattr(layer, "float8", None) is not None:
+        layer.float8.recipe = None  # as the layer's variables know it
         internals.remove_child(layer, "float8")
     layer.__class__ = stock
     before = record.policy if record else None

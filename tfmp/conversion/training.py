@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
+import tensorflow as tf
+
 from tfmp import internals
+from tfmp.layers.state import states_of
 from tfmp.optimizers import LossScaleOptimizer, automatic, executions
+
+BOUNDED = (
+    "Keras' LossScaleOptimizer is now tfmp's, around the same optimizer: it "
+    "keeps the windows of FP8, skips what FP8 saturates, and has bounds"
+)
 
 SCALED = (
     "a layer computes in float16: the optimizer now is inside a "
@@ -29,18 +38,32 @@ def follow(model: Any) -> list[str]:
     if isinstance(optimizer, LossScaleOptimizer):
         if optimizer.built:
             optimizer.rebuild(model.trainable_variables)
+    elif isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        if optimizer.built and states_of(model.trainable_variables):
+            _replace(model, _bounded(optimizer))
+            notes.append(BOUNDED)
     elif _lacks_loss_scale(model):
-        _scale_loss(model)
+        _replace(model, {"inner_optimizer": optimizer})
         notes.append(SCALED)
     executions.watch(model)
     retrace(model)
     return notes
 
 
-def _scale_loss(model: Any) -> None:
-    """Puts the optimizer inside one of tfmp that scales the loss."""
+def _bounded(optimizer: Any) -> dict[str, Any]:
+    """Returns the arguments of an optimizer of tfmp in place of Keras'."""
+    scale = float(tf.convert_to_tensor(optimizer.dynamic_scale))
+    return {
+        "inner_optimizer": optimizer.inner_optimizer,
+        "initial_scale": min(2.0**24, max(1.0, scale)),  # Keras has no bounds
+        "growth_steps": optimizer.dynamic_growth_steps,
+    }
+
+
+def _replace(model: Any, arguments: dict[str, Any]) -> None:
+    """Gives a model an optimizer of tfmp that scales the loss."""
     with model.distribute_strategy.scope():
-        optimizer = LossScaleOptimizer(model.optimizer)
+        optimizer = LossScaleOptimizer(**arguments)
         if optimizer.inner_optimizer.built:
             optimizer.build(model.trainable_variables)
     model.optimizer = optimizer

@@ -15,6 +15,7 @@ from tfmp.debug import state
 from tfmp.debug.findings import DATA, NonFinite, Search, TooLarge
 from tfmp.debug.magnitudes import too_large
 from tfmp.debug.recording import Recorder, look_at_rest, named
+from tfmp.layers.state import all_states
 from tfmp.optimizers import LossScaleOptimizer
 
 NAMES = ("x", "y", "sample_weight")
@@ -37,7 +38,8 @@ def find_nonfinite(
     3. the loss, alone and times the loss scale of the optimizer;
     4. gradients of the scaled loss, backwards: of each activation, then of
        the layer's weights and of its input;
-    5. what is left: weights that no layer used, moving averages.
+    5. what products in FP8 observed, which saturate;
+    6. what is left: weights that no layer used, moving averages.
 
     All infinities and NaN count, also those that are meant, such as a missing
     value in the data or `-inf` in a mask.  The loss scale is the one in force
@@ -165,6 +167,8 @@ def _pass(
     scale: Callable[[Any], Any],
 ) -> None:
     x, y, sample_weight = batch
+    for each in all_states(model):
+        each.assume(each.amax)  # and forget what other passes have seen
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         # What a step does not differentiate must not be looked at here.
         tape.watch([v.value for v in model.trainable_variables])

@@ -25,7 +25,7 @@ class NonFinite:
             `"input"`, `"weight"` or `"activation"` of a layer; `"loss"`,
             `"scaled loss"`; `"gradient of activation"`, `"gradient of
             weight"` or `"gradient of input"`, of the scaled loss; or
-            `"observed amax"`, which is the gradient of FP8 state.
+            `"observed amax"`, of a product in FP8, which saturates.
         name: path of the weight, or the key among several tensors; else "".
         layer: path of the layer from the model down, or "".
         layer_class: its class, or "".

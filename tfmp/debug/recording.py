@@ -14,7 +14,8 @@ import tensorflow as tf
 from tfmp import internals, pass_internals
 from tfmp.conversion.records import flatten
 from tfmp.debug.findings import Search
-from tfmp.layers.state import Float8State
+from tfmp.layers.state import Float8State, states_of
+from tfmp.observations import SINCE
 
 ENTERED, LEFT = "entered", "left"
 Tensors = list[tuple[str, Any]]
@@ -127,6 +128,10 @@ class Recorder:
         for path, layer in self._paths.items():
             of = path, type(layer).__name__
             self._look("weight", weights(layer), of)
+        # Of products in a loop or a function nothing else has been seen.
+        for path, layer in self._paths.items():
+            of = path, type(layer).__name__
+            self._search.look("observed amax", observed(layer), *of)
 
     def weight_gradients(self) -> Iterator[tuple[tuple[str, str, str], Any]]:
         """Yields name, layer and class of each weight, and its gradient."""
@@ -181,6 +186,15 @@ def statistics(layer: keras.Layer) -> Tensors:
     if isinstance(layer, Float8State):  # of which a product takes no infinity
         return []
     return [(v.path, v) for v in internals.statistics(layer)]
+
+
+def observed(layer: keras.Layer) -> Tensors:
+    """Returns the FP8 state of a layer, with what a pass has observed."""
+    states = states_of(internals.own_weights(layer))
+    return [
+        (s.variable.path, tf.convert_to_tensor(s.variable)[SINCE])
+        for s in states
+    ]
 
 
 def _twin(leaf: Any) -> Any:

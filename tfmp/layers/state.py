@@ -35,7 +35,7 @@ class Float8State(keras.layers.Layer):
             name="float8", dtype="float32", trainable=False, **kwargs
         )
         self.variable: Any = None
-        self.recipe: Any = recipe  # None while the layer is not in FP8
+        self.recipe = recipe
 
     def build(self, input_shape: Any = None) -> None:
         """Creates the variable."""
@@ -57,13 +57,26 @@ class Float8State(keras.layers.Layer):
         return []
 
     @property
+    def recipe(self) -> Any:
+        """What the contraction uses, None while it is not in FP8."""
+        return self._recipe
+
+    @recipe.setter
+    def recipe(self, recipe: recipes.Recipe | None) -> None:
+        self._recipe = recipe
+        if recipe is not None:
+            self._window = recipe.window
+
+    @property
     def fade(self) -> float:
         """What is left of an assumption after a pass, without a window.
 
         (n - 1) / (n + 1)     for a window of n steps
+
+        While the layer is not in FP8, as it was before: state that waits is
+        saved, and comes back, as if it had not.
         """
-        window = 1 if self.recipe is None else self.recipe.window
-        return (window - 1) / (window + 1)
+        return (self._window - 1) / (self._window + 1)
 
     @property
     def amax(self) -> tf.Tensor:
@@ -95,16 +108,18 @@ class Float8State(keras.layers.Layer):
         self.assume(np.asarray(value, np.float32))
 
 
-def states_of(variables: Iterable[Any]) -> list[Float8State]:
+def states_of(
+    variables: Iterable[Any], idle: bool = False
+) -> list[Float8State]:
     """Returns the FP8 state of each contraction that variables belong to.
 
-    One that is idle, as its layer has left FP8, is left out.
+    One that is idle, as its layer has left FP8, is left out unless asked for.
     """
     found = (getattr(v, "float8_state", None) for v in variables)
     states = {id(state): state for state in found if state is not None}
-    return [state for state in states.values() if state.recipe is not None]
+    return [s for s in states.values() if idle or s.recipe is not None]
 
 
-def all_states(model: keras.Layer) -> list[Float8State]:
+def all_states(model: keras.Layer, idle: bool = False) -> list[Float8State]:
     """Returns the FP8 state of each contraction in a model."""
-    return states_of(model.weights)
+    return states_of(model.weights, idle)

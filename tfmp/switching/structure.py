@@ -91,6 +91,7 @@ class _Layer:
         layer = self._layer
         added = getattr(layer, "float8", None) is not self._state
         if added:
+            layer.float8.recipe = None  # as the layer's variables know it
             internals.remove_child(layer, "float8")
         if self._state is not None:
             self._state.recipe = self._recipe
