@@ -153,6 +153,7 @@ VALUES = {
     "hardware.Hardware.precisions_of": row(
         L4.precisions_of, device=L4.devices[0]
     ),
+    "hardware.Hardware.lacks": row(L4.lacks, device=L4.devices[0]),
     "hardware.Decision": row(
         shown(hardware.Decision), policy="float32", reason=""
     ),

@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import logging
 import os
+import pathlib
 import re
 import signal
 import warnings
@@ -21,10 +22,14 @@ import keras
 from fuzz_values import Value, of
 from hypothesis import strategies as st
 
+import tfmp
+
 ACCEPTED, FINDING = "accepted", "finding"
 OUTCOMES = (ACCEPTED, "ValueError", "TypeError", "as Keras", FINDING)
 SECONDS = 60
 MAX_TEXT = 200
+# A checkout's folder may have the library's name too.
+LIBRARY = pathlib.Path(tfmp.__file__).parent
 # TensorFlow's word on a tensor of a graph that is gone; it cannot be asked.
 OUT_OF_SCOPE = "is out of scope and cannot be used here"
 
@@ -103,7 +108,7 @@ def watched() -> Iterator[list[str]]:
     found += [
         f"{w.category.__name__}: {w.message}"
         for w in caught
-        if f"{os.sep}tfmp{os.sep}" not in w.filename
+        if LIBRARY not in pathlib.Path(w.filename).parents
         and "tfmp" not in str(w.message)
         and not issubclass(w.category, DeprecationWarning)  # NumPy, to Keras
     ]

@@ -17,6 +17,7 @@ import pytest
 LEVELS = (
     (
         "advice",
+        "callers",
         "checks",
         "formats",
         "internals",
@@ -26,7 +27,7 @@ LEVELS = (
         "tables",
         "version",
     ),
-    ("changes", "cost_model", "equations", "recipes", "windows"),
+    ("builds", "changes", "cost_model", "equations", "recipes", "windows"),
     (
         "convolutions",
         "cpu_products",
@@ -40,6 +41,7 @@ LEVELS = (
     ("emulation", "scales", "statistics"),
     ("emulated_passes", "passes", "probes"),
     ("contractions",),
+    ("lengths",),
     ("hardware", "ops", "policies"),
     ("layers", "precision_map"),
     ("checkpoints", "optimizers"),
@@ -81,6 +83,7 @@ PRIVATE_IMPORTS = {
     "exporting/runtimes.py": ["importlib.import_module"],
     "inspection/jax_compiler.py": ["importlib.import_module"],
     "stablehlo.py": ["tensorflow.compiler.tf2xla.python.xla"],
+    "lengths.py": ["tensorflow.python.ops.control_flow_util"],
     "inspection/relowering.py": ["tensorflow.python.eager.context"],
     "pass_internals.py": ["keras.src.backend.common.stateless_scope"],
     "internals.py": [
@@ -90,6 +93,7 @@ PRIVATE_IMPORTS = {
         "keras.src.export.export_utils.make_tf_tensor_spec",
         "keras.src.models.functional.Functional",
         "keras.src.saving.keras_saveable.KerasSaveable",
+        "keras.src.utils.tracking",
     ],
 }
 

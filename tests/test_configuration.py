@@ -20,7 +20,8 @@ MIXED = Hardware((Device("gpu", "T4", (7, 5)), Device("gpu", "A100", (8, 0))))
 OLD_CPU = Hardware((Device("cpu", "x86_64"),))
 NEW_CPU = Hardware((Device("cpu", "x86_64"),), ("avx512_bf16",))
 NONE = Hardware()
-MACHINES = (H100, A100, T4, TPU, METAL, MIXED, OLD_CPU, NEW_CPU, NONE)
+B200 = Hardware((Device("gpu", "B200", (10, 0)),), cuda=(12, 5))
+MACHINES = (B200, H100, A100, T4, TPU, METAL, MIXED, OLD_CPU, NEW_CPU, NONE)
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=str)
@@ -47,6 +48,14 @@ def test_an_explicit_name_is_obeyed_on_every_machine(name, machine):
 def test_the_policy_of_auto_asked_by_name_is_never_called_slow(machine):
     name = configure(hardware=machine).policy.name
     assert "speed" not in " ".join(configure(name, hardware=machine).notes)
+
+
+def test_fp8_asked_for_where_nothing_compiles_it():
+    notes = " ".join(configure("mixed_float8", hardware=B200).notes)
+    assert "cannot run" in notes and "CUDA 12.8 or later" in notes
+    assert "CUDA" not in " ".join(
+        configure("mixed_float8", hardware=A100).notes
+    )
 
 
 def test_a_policy_object_is_set_as_it_is():

@@ -107,6 +107,25 @@ def test_warnings_are_findings():
     assert outcome == FINDING and "overflow in cast" in text
 
 
+@pytest.mark.parametrize(
+    ("file", "found"),
+    [
+        ("/home/me/tfmp/tests/test_fuzz.py", True),
+        ("/home/me/tfmp/lib/numpy/core.py", True),
+        (tfmp.__file__, False),
+        (tfmp.layers.__file__, False),
+    ],
+)
+def test_warnings_of_the_library_are_known_by_its_files(file, found):
+    """Not by a folder's name, which a clone has too."""
+
+    def planted(size):
+        warnings.warn_explicit("overflow in cast", RuntimeWarning, file, 1)
+
+    outcome, _ = attempt(Entry(planted, lambda: {"size": 1}), {})
+    assert outcome == (FINDING if found else ACCEPTED)
+
+
 def test_a_hang_is_a_finding(monkeypatch):
     monkeypatch.setattr(fuzz_tries, "SECONDS", 0.1)
     entry = Entry(lambda size: time.sleep(5), lambda: {"size": 1})

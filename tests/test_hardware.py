@@ -53,6 +53,9 @@ GRAVITON2 = "Features\t: fp asimd evtstrm aes fphp asimdhp asimddp ssbs\n"
 BIG_LITTLE = "Features\t: fp bf16\n\nFeatures\t: fp\n"
 
 
+WHEEL = {"cuda_version": "12.5.1", "is_cuda_build": True}  # 2.21.0, and more
+
+
 def gpus(*capabilities):
     found = (Device("gpu", f"GPU-{c}", c) for c in capabilities)
     return Hardware((Device("cpu", "x86_64"), *found))
@@ -146,6 +149,47 @@ def test_unequal_gpus_are_a_warning():
 CAPABILITIES = st.none() | st.tuples(st.integers(0, 20), st.integers(0, 12))
 
 
+B200 = Device("gpu", "NVIDIA B200", (10, 0))
+H200 = Device("gpu", "NVIDIA H200", (9, 0))
+RTX5090 = Device("gpu", "NVIDIA GeForce RTX 5090", (12, 0))
+
+
+@pytest.mark.parametrize("device", [B200, RTX5090], ids=str)
+@pytest.mark.parametrize(
+    ("cuda", "policy"),
+    [
+        (None, "mixed_float8"),
+        ((12, 3), "mixed_bfloat16"),
+        ((12, 5), "mixed_bfloat16"),
+        ((12, 8), "mixed_float8"),
+        ((13, 0), "mixed_float8"),
+    ],
+)
+def test_blackwell_needs_a_build_that_compiles_for_it(device, cuda, policy):
+    decision = decide(Hardware((Device("cpu"), device), cuda=cuda))
+    assert decision.policy == policy
+    said = "built with CUDA 12.8 or later can" in decision.reason
+    assert said == (policy == "mixed_bfloat16") == bool(decision.warnings)
+    assert device.name in decision.reason
+    assert all("jit_compile=False" in each for each in decision.warnings)
+
+
+def test_older_gpus_are_compiled_for_by_every_build():
+    for device in (H200, Device("gpu", "NVIDIA L4", (8, 9))):
+        machine = Hardware((device,), cuda=(12, 2))
+        assert decide(machine) == decide(Hardware((device,)))
+
+
+@pytest.mark.parametrize("others", [(), (B200,)])
+def test_a_gpu_that_is_not_compiled_for_decides(others):
+    decision = decide(Hardware((H200, B200, *others), cuda=(12, 5)))
+    assert decision.policy == "mixed_bfloat16"
+    assert "NVIDIA B200" in decision.reason and "CUDA 12.8" in decision.reason
+    hide, compiled = decision.warnings
+    assert "NVIDIA H200" in hide and "mixed_float8" in hide
+    assert "NVIDIA B200" in compiled
+
+
 def devices(kind):
     if kind == "gpu":
         return st.builds(Device, st.just(kind), st.text(), CAPABILITIES)
@@ -156,6 +200,7 @@ HARDWARE = st.builds(
     Hardware,
     st.lists(st.sampled_from(hardware.KINDS).flatmap(devices), max_size=5),
     st.lists(st.sampled_from(hardware.CPU_FEATURES)),
+    st.none() | st.tuples(st.integers(11, 14), st.integers(0, 9)),
 )
 
 
@@ -182,7 +227,9 @@ def test_a_higher_capability_never_gets_a_wider_policy(one, other):
 
 @hypothesis.given(HARDWARE)
 def test_the_order_of_the_devices_does_not_matter(machine):
-    turned = Hardware(machine.devices[::-1], machine.cpu_features[::-1])
+    turned = Hardware(
+        machine.devices[::-1], machine.cpu_features[::-1], machine.cuda
+    )
     assert decide(turned).policy == decide(machine).policy
 
 
@@ -238,6 +285,7 @@ def test_detect_reads_the_details_of_devices(monkeypatch):
         lambda device: details[device.device_type],
     )
     monkeypatch.setattr(hardware, "_read_cpuinfo", lambda: X86)
+    monkeypatch.setattr(tf.sysconfig, "get_build_info", lambda: WHEEL)
     assert detect() == Hardware(
         (
             Device("cpu", platform.machine()),
@@ -245,6 +293,7 @@ def test_detect_reads_the_details_of_devices(monkeypatch):
             Device("tpu"),
         ),
         ("amx_bf16", "avx512_bf16", "avx512_fp16"),
+        (12, 5),
     )
 
 
@@ -279,6 +328,9 @@ def test_hardware_as_text():
         (lambda: Hardware(("gpu",)), TypeError, "`devices`"),
         (lambda: Hardware((), ("avx9",)), ValueError, "`cpu_features`"),
         (lambda: Hardware((), "bf16"), TypeError, "`cpu_features`"),
+        (lambda: Hardware(cuda="12.5"), ValueError, "`cuda`"),
+        (lambda: Hardware(cuda=(12,)), ValueError, "`cuda`"),
+        (lambda: Hardware(cuda=(12, "5")), TypeError, "`cuda`"),
     ],
 )
 def test_a_wrong_description_is_refused(build, error, said):

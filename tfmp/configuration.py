@@ -83,8 +83,10 @@ def configure(
 
     NVIDIA's tensor cores multiply float16 since Volta (7.0), bfloat16 since
     Ampere (8.0) and FP8 since Ada (8.9) and Hopper (9.0); see
-    `tfmp.hardware`.  Of several GPUs the weakest decides.  To ask without
-    setting anything: `hardware.decide(hardware.detect())`.
+    `tfmp.hardware`.  Of several GPUs the weakest decides.  XLA compiles FP8:
+    for Blackwell (10.0 and later) with a TensorFlow built with CUDA 12.8 or
+    later, else "auto" chooses `mixed_bfloat16` there.  To ask without setting
+    anything: `hardware.decide(hardware.detect())`.
 
     Args:
         policy: `"auto"`, a name of `tfmp.policies.NAMES`, or a dtype policy.
@@ -172,7 +174,10 @@ def _speed_notes(name: str, hardware: Hardware) -> tuple[str, ...]:
     precision = name.removeprefix("mixed_")
     if precision not in SINCE or precision in hardware.precisions:
         return ()
-    device = hardware.deciding[0] if hardware.devices else None
+    device = hardware.weakest if hardware.devices else None
+    lacking = device and precision == "float8" and hardware.lacks(device)
+    if lacking:
+        return (f"{name} cannot run: {lacking}",)
     if device and device.kind != "cpu" and device.compute_capability is None:
         if precision == "float8":
             return (f"tfmp's FP8 products are untested on {device}.",)

@@ -6,6 +6,9 @@
                 AVX512-BF16 or ARM's BF16
     float16     NVIDIA GPUs from 7.0 (Volta)
 
+FP8 is compiled by XLA, so that it also takes a TensorFlow whose CUDA knows the
+GPU: 12.8 or later for Blackwell; see `builds`.
+
 Sources: NVIDIA's compute-capability tables, and the tensor-core instruction
 `mma` of the PTX ISA (".e4m3" and ".e5m2" from sm_89, ".bf16" from sm_80,
 ".f16" from sm_70).
@@ -19,7 +22,7 @@ import platform
 
 import tensorflow as tf
 
-from tfmp import checks
+from tfmp import builds, checks
 
 KINDS = ("tpu", "gpu", "cpu")  # the first kind that a machine has decides
 SINCE = {"float16": (7, 0), "bfloat16": (8, 0), "float8": (8, 9)}
@@ -37,6 +40,7 @@ CPU_FLOAT32 = (
     "arithmetic and emulates it and FP8: right numerics, no gain in speed."
 )
 UNKNOWN_GPU = "reports no compute capability (only NVIDIA's do)"
+NO_XLA = "XLA compiles nothing for {device} here: use jit_compile=False."
 ASK_BY_NAME = (
     "Ask by name for what this GPU is fast at: bfloat16 on AMD Instinct from "
     "MI100; on Apple measure mixed_float16, and FP8 cannot run (no XLA)."
@@ -69,13 +73,13 @@ class Device:
         pair = self.compute_capability
         if pair is None:
             return
-        if not isinstance(pair, tuple) or len(pair) != 2 or self.kind != "gpu":
+        said = "(major, minor) of an NVIDIA GPU, or None"
+        if self.kind != "gpu":
             raise ValueError(
-                "`compute_capability` must be (major, minor) of an NVIDIA GPU, "
-                f"or None. Received: {pair!r} with kind={self.kind!r}"
+                f"`compute_capability` must be {said}. Received: {pair!r} "
+                f"with kind={self.kind!r}"
             )
-        for part in pair:
-            checks.integer("compute_capability", part, 0)
+        _check_pair("compute_capability", pair, said)
 
     def __str__(self) -> str:
         label = f"{self.kind.upper()} {self.name}".strip()
@@ -93,10 +97,13 @@ class Hardware:
         devices: tuple or list of `Device`.
         cpu_features: those of `CPU_FEATURES` that the CPU has, as a tuple or
             list; empty also where they are unknown.
+        cuda: `(major, minor)` of the CUDA that TensorFlow was built with;
+            None without, or if it is unknown.
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if `cpu_features` holds a name not in `CPU_FEATURES`.
+        ValueError: if `cpu_features` holds a name not in `CPU_FEATURES`, or
+            `cuda` is no pair.
 
     >>> print(Hardware((Device("gpu", "NVIDIA L4", (8, 9)), Device("cpu"))))
     GPU NVIDIA L4 (compute capability 8.9), CPU
@@ -104,6 +111,7 @@ class Hardware:
 
     devices: tuple[Device, ...] = ()
     cpu_features: tuple[str, ...] = ()
+    cuda: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         rows = self.devices if isinstance(self.devices, (tuple, list)) else [0]
@@ -115,6 +123,8 @@ class Hardware:
         features = checks.names("cpu_features", self.cpu_features, CPU_FEATURES)
         object.__setattr__(self, "devices", tuple(self.devices))
         object.__setattr__(self, "cpu_features", features)
+        if self.cuda is not None:
+            _check_pair("cuda", self.cuda, "(major, minor) of CUDA, or None")
 
     @property
     def deciding(self) -> tuple[Device, ...]:
@@ -128,14 +138,26 @@ class Hardware:
     @property
     def precisions(self) -> tuple[str, ...]:
         """What is fast on every deciding device: names of `SINCE`."""
-        return self.precisions_of(self.deciding[0]) if self.devices else ()
+        return self.precisions_of(self.weakest) if self.devices else ()
+
+    @property
+    def weakest(self) -> Device:
+        """The deciding device with the fewest precisions."""
+        return min(self.deciding, key=lambda d: len(self.precisions_of(d)))
+
+    def lacks(self, device: Device) -> str:
+        """Returns what TensorFlow lacks to run FP8 on a device, or ""."""
+        checks.instance("device", device, Device, "a tfmp.hardware.Device")
+        return builds.lacking(self.cuda, device.compute_capability)
 
     def precisions_of(self, device: Device) -> tuple[str, ...]:
         """Returns the names of `SINCE` that are fast on one device."""
         checks.instance("device", device, Device, "a tfmp.hardware.Device")
         if device.kind == "gpu":
             capability = device.compute_capability or (0, 0)
-            return tuple(n for n, since in SINCE.items() if capability >= since)
+            here = [n for n, since in SINCE.items() if capability >= since]
+            lost = ["float8"] if self.lacks(device) else []
+            return tuple(name for name in here if name not in lost)
         arithmetic = set(BFLOAT16_FEATURES) & set(self.cpu_features)
         return ("bfloat16",) if device.kind == "tpu" or arithmetic else ()
 
@@ -178,7 +200,9 @@ def detect() -> Hardware:
             name = details.get("device_name", name)
             capability = details.get("compute_capability")
             devices.append(Device(kind, name, capability))
-    return Hardware(tuple(devices), cpu_features(_read_cpuinfo()))
+    features = cpu_features(_read_cpuinfo())
+    cuda = builds.cuda_of(tf.sysconfig.get_build_info())
+    return Hardware(tuple(devices), features, cuda)
 
 
 def _read_cpuinfo() -> str:
@@ -230,15 +254,17 @@ def decide(hardware: Hardware) -> Decision:
 def _reason(hardware: Hardware) -> str:
     if not hardware.devices:
         return "TensorFlow lists no device; float32 runs anywhere."
-    weakest, *others = hardware.deciding
+    weakest, number = hardware.weakest, len(hardware.deciding)
     if weakest.kind == "tpu":
         return "TPUs multiply in bfloat16; tfmp has no FP8 products for them."
     if weakest.kind == "cpu":
         return CPU_BFLOAT16 if hardware.precisions else CPU_FLOAT32
-    start = f"the weakest of {len(others) + 1} GPUs decides: " if others else ""
+    start = f"the weakest of {number} GPUs decides: " if number > 1 else ""
     capability = weakest.compute_capability
     if capability is None:
         return f"{start}{weakest} {UNKNOWN_GPU}; float32 is safe."
+    if lacking := hardware.lacks(weakest):
+        return f"{start}{weakest}; {lacking}"
     since = [f"{name} from {a}.{b}" for name, (a, b) in SINCE.items()]
     reason = f"{start}{weakest}; tensor cores multiply {', '.join(since)}."
     if hardware.precisions == ("float16",):
@@ -251,10 +277,24 @@ def _warnings(hardware: Hardware) -> tuple[str, ...]:
     gpus = [device for device in hardware.deciding if device.kind == "gpu"]
     if gpus and gpus[0].compute_capability is None:
         found.append(ASK_BY_NAME)
-    if gpus and hardware.precisions_of(gpus[-1]) != hardware.precisions:
-        best = hardware.precisions_of(gpus[-1])[-1]
+    strongest = max(
+        reversed(gpus),
+        key=lambda d: len(hardware.precisions_of(d)),
+        default=None,
+    )
+    if strongest and hardware.precisions_of(strongest) != hardware.precisions:
+        best = hardware.precisions_of(strongest)[-1]
         found.append(
-            f"{gpus[-1]} alone could use mixed_{best}: hide the weaker GPUs "
+            f"{strongest} alone could use mixed_{best}: hide the weaker GPUs "
             "with tf.config.set_visible_devices."
         )
+    late = filter(hardware.lacks, gpus)
+    found += [NO_XLA.format(device=device) for device in dict.fromkeys(late)]
     return tuple(found)
+
+
+def _check_pair(name: str, pair: object, said: str) -> None:
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise ValueError(f"`{name}` must be {said}. Received: {pair!r}")
+    for part in pair:
+        checks.integer(name, part, 0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from tfmp import checks, recipes
+from tfmp import callers, checks, recipes
 
 NAMES = (
     "float32",
@@ -19,9 +19,6 @@ NAMES = (
     "mixed_bfloat16",
     "mixed_float8",
 )
-
-# Keras rebuilds every stock layer here; see `Policy.name`.
-_KERAS_FROM_CONFIG = keras.Operation.from_config.__func__.__code__
 
 
 @keras.saving.register_keras_serializable("tfmp")
@@ -83,11 +80,16 @@ class Policy(keras.DTypePolicy):
         serialised policy instead, which every layer takes as its `dtype`.
         (The policy itself would do, but not where Keras generates a layer's
         config: that is of plain values only.)
+
+        A layer that Keras quantizes gets the policy
+        `int8_from_mixed_bfloat16`, of names that Keras knows.
         """
         frame = inspect.currentframe()
         caller = frame and frame.f_back
-        if caller and caller.f_code is _KERAS_FROM_CONFIG:
+        if callers.rebuilds(caller):
             return keras.dtype_policies.serialize(self)
+        if callers.quantizes(caller):
+            return callers.keras_name(self)
         return self._own_name
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import re
 from collections.abc import Collection, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 import keras
 
-from tfmp import checks, policies, recipes
+from tfmp import callers, checks, internals, policies, recipes
 
 KEYS = ("default", "policies")
 FORMS = (
@@ -66,8 +67,22 @@ class PrecisionMap(keras.dtype_policies.DTypePolicyMap):
 
     @property
     def name(self) -> str:
-        """The default's name, after `map_`."""
+        """The default's name, after `map_`.
+
+        A layer that Keras quantizes gets the policy of its path for its own,
+        and the name of that: Keras would change this map, for all layers.
+        """
+        frame = inspect.currentframe()
+        caller = frame and frame.f_back
+        if caller and callers.quantizes(caller):
+            return self._given_to(caller.f_locals["self"])
         return f"map_{self.default_policy.name}"
+
+    def _given_to(self, asking: Any) -> str:
+        policy = self[getattr(asking, "path", None) or ""]
+        if isinstance(asking, keras.Layer):
+            internals.set_policy(asking, policy)
+        return callers.keras_name(policy)
 
     def __getitem__(self, path: str) -> keras.DTypePolicy:
         """Returns the policy of a path."""

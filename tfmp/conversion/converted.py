@@ -68,6 +68,19 @@ class Converted(Base):
         return layer
 
 
+class ConvertedPreset(Converted):
+    """The same of a keras-hub model, which also saves itself as a preset."""
+
+    def save_to_preset(self, *args: Any, **kwargs: Any) -> None:
+        """Writes the preset of the model as it was, with the weights of now.
+
+        A preset is loaded by the class that it names, which is keras-hub's.
+        """
+        with _as_before(self):
+            stock: Any = stock_class(self)
+            stock.save_to_preset(self, *args, **kwargs)
+
+
 def apply(
     layer: keras.Layer,
     policy: keras.DTypePolicy,
@@ -103,7 +116,9 @@ def undo(layer: keras.Layer) -> None:
         internals.remove_child(layer, "float8")
     layer.__class__ = stock
     before = record.policy if record else None
-    if before is None and policies.recipe_at(layer.dtype_policy, layer.path):
+    if layer.quantization_mode is not None:
+        before = None  # Keras has quantized it since
+    elif before is None and policies.recipe_at(layer.dtype_policy, layer.path):
         before = policies.Policy(f"mixed_{layer.compute_dtype}")
     if before is not None:
         internals.set_policy(layer, before)
@@ -118,7 +133,9 @@ def _class_of(layer: keras.Layer, stock: type) -> type:
     bases = [base for base in (ours, stock) if base]
     composite = sublayers(layer) and not internals.is_container(layer)
     if composite or (ours and stock not in classes.OURS):
-        return _saved_as_converted(swapping.combined(Converted, *bases))
+        preset = hasattr(stock, "save_to_preset")
+        mixin = ConvertedPreset if preset else Converted
+        return _saved_as_converted(swapping.combined(mixin, *bases))
     return swapping.combined(*bases)
 
 
@@ -178,9 +195,18 @@ def _restore(layer: keras.Layer, table: dict[str, keras.DTypePolicy]) -> None:
         policy, record = table.get(place), record_of(child)
         if policy is None or (record and child.dtype_policy == policy):
             continue
+        if policy.quantization_mode is not None:
+            _quantize(child, policy)
+            continue
         if not child.built:
             again = functools.partial(_restore, layer, table)
             internals.after_build(child, again)
         inherited = top is not None and child.dtype_policy in table.values()
         before = top.policy if top and inherited else None
         apply(child, policy, "as in the file it was loaded from", before)
+
+
+def _quantize(layer: keras.Layer, policy: keras.DTypePolicy) -> None:
+    """Has Keras quantize a layer, or build it so, if it has not yet."""
+    if layer.dtype_policy != policy:
+        layer.dtype_policy = policy

@@ -195,6 +195,8 @@ def _row(
     lost = not_in_float8(layer) if recipe and not emulates else {}
     reasons = [record.reason] if record and record.reason else []
     reasons += [f"{recipe}: {EMULATED}"] if emulates else []
+    if layer.quantization_mode is not None:
+        reasons = [f"Keras has quantized it: {layer.quantization_mode}"]
     if internals.is_preprocessing(layer):
         reasons = ["it prepares data, which 16 bits would spoil"]
     return Row(

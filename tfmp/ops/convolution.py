@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import checks, contractions, passes
+from tfmp import checks, lengths, passes
 from tfmp.convolutions import Convolution
 from tfmp.ops import arguments, geometry
 
@@ -87,11 +87,11 @@ def conv(
         inputs = _every(inputs, at, convolution.strides)
     else:
         inputs = _fit(inputs, at, convolution, padding)
-        lengths = inputs.shape[at : at + len(convolution.kernel_size)]
-        reasons = convolution.float8_products(lengths.as_list())
+        spatial = inputs.shape[at : at + len(convolution.kernel_size)]
+        reasons = convolution.float8_products(spatial.as_list())
         wide = tuple(name for name, reason in reasons.items() if reason)
     assumed, take_in = arguments.amax(amax)
-    return contractions.contract(
+    return lengths.contract(
         what,
         inputs,
         kernel,

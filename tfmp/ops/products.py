@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmp import checks, contractions, equations
+from tfmp import checks, equations, lengths
 from tfmp.ops import arguments
 
 
@@ -64,7 +64,7 @@ def einsum(
     parsed = equations.parse(equation, a.shape.as_list(), b.shape.as_list())
     recipe = arguments.recipe(recipe, amax)
     assumed, take_in = arguments.amax(amax)
-    return contractions.contract(
+    return lengths.contract(
         parsed.contraction,
         _squeeze(a, parsed.lhs_squeeze),
         _squeeze(b, parsed.rhs_squeeze),

@@ -1,0 +1,69 @@
+"""Keras' own `quantize` on a layer of tfmp: the layer becomes Keras' first.
+
+`model.quantize("int8")` asks each layer that has no others inside.  One of
+tfmp that Keras can quantize gives up its FP8 state and its class, computes in
+the dtype it has computed in, and then is the Keras layer that is quantized.
+One that Keras cannot quantize stays as it is, and Keras warns of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from tfmp import callers, internals, policies
+
+if TYPE_CHECKING:
+    from keras.layers import Layer as Base
+else:
+    Base = object
+
+SUBCLASS = (
+    "Layer {name!r} stays as it is: Keras quantizes layers of its own "
+    "classes, and no subclass in FP8. `tfmp.revert` gives it back. Received: "
+    "{kind}"
+)
+
+
+class Quantizable(Base):
+    """Mixin for a layer of tfmp, before the Keras class that it extends."""
+
+    float8: Any = None
+
+    def _flatten_layers(self, *args: Any, **kwargs: Any) -> list[keras.Layer]:
+        """Leaves out the FP8 state: Keras quantizes what holds no layers."""
+        every = super()._flatten_layers(*args, **kwargs)
+        return [layer for layer in every if layer is not self.float8]
+
+    def _check_quantize_args(self, mode: str, compute_dtype: str) -> None:
+        """Checks, as Keras does before it quantizes, and steps back for it.
+
+        Raises:
+            NotImplementedError: if it is a subclass that Keras would refuse.
+        """
+        super()._check_quantize_args(mode, compute_dtype)
+        stock = _keras_class(type(self))
+        if stock.quantize is keras.Layer.quantize:  # which says so
+            return
+        kind = type(self)
+        if not kind.__module__.startswith("tfmp."):
+            raise NotImplementedError(
+                SUBCLASS.format(name=self.name, kind=kind.__name__)
+            )
+        policy = policies.policy_at(self.dtype_policy, self.path)
+        if policies.recipe_of(policy) is not None:
+            policy = keras.DTypePolicy(callers.keras_name(policy))
+        if self.float8 is not None:
+            internals.remove_child(self, "float8")
+        self.__class__ = stock
+        internals.set_policy(self, policy)
+
+
+def _keras_class(cls: type) -> type[keras.Layer]:
+    """Returns the first class of Keras', of those a class of tfmp extends."""
+    return next(
+        base
+        for base in cls.__mro__
+        if issubclass(base, keras.Layer) and not issubclass(base, Quantizable)
+    )
