@@ -315,6 +315,7 @@ FAULT = {
     **{"shape": (), "dtype": "float32", "nans": 1, "infinities": 0},
     **{"first": (), "before": 1.0},
 }
+TOO_LARGE = ("tensor", "name", "layer", "layer_class", "shape", "dtype")
 SAVING = {
     "callbacks.BackupAndRestore": row(
         tfmp.callbacks.BackupAndRestore, backup_dir="backup"
@@ -364,6 +365,12 @@ SAVING = {
     ),
     "debug.NonFinite": row(tfmp.debug.NonFinite, **FAULT),
     "debug.NonFiniteError": row(tfmp.debug.NonFiniteError, message=""),
+    "debug.TooLarge": row(
+        tfmp.debug.TooLarge,
+        **{k: v for k, v in FAULT.items() if k in TOO_LARGE},
+        largest=1.0,
+        limit=1.0,
+    ),
     "debug.find_nonfinite": made(
         tfmp.debug.find_nonfinite,
         lambda: {"model": trained()["model"], "x": x()},

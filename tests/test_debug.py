@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfmp
-from tfmp.debug import NonFinite, NonFiniteError, find_nonfinite
+from tfmp.debug import NonFinite, NonFiniteError, TooLarge, find_nonfinite
 from tfmp.optimizers import LossScaleOptimizer
 
 rng = np.random.default_rng(0)
@@ -513,6 +513,96 @@ def test_bad_arguments(net):
     fresh = keras.Sequential([keras.layers.Dense(1)], name="fresh")
     with pytest.raises(ValueError, match=r"`model` must be built.*'fresh'"):
         find_nonfinite(fresh, X)
+
+
+def scaled(scale, policy="float32", built=True, dynamic=True):
+    """A model whose loss is scaled, with bounds that leave room."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input([4]),
+            keras.layers.Dense(2, name="head", dtype=policy),
+            Fault(name="f"),
+        ],
+        name="net",
+    )
+    optimizer = LossScaleOptimizer("sgd", initial_scale=scale, dynamic=dynamic)
+    model.compile(optimizer, "mse", run_eagerly=True)
+    if built:
+        optimizer.build(model.trainable_variables)
+    return model
+
+
+@pytest.mark.parametrize("built", [True, False])
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_the_loss_scale_alone_is_at_fault(built, dynamic):
+    model = scaled(2.0**24, "mixed_float16", built, dynamic)
+    found = find_nonfinite(model, X, Y)
+    assert found.tensor == "gradient of activation"
+    assert found.layer == "net/head" and found.by_scale_alone
+    assert str(found).endswith(
+        "; without the loss scale, 1.67772e+07, all is finite"
+    )
+    if dynamic:
+        model.optimizer.scale_loss(1.0)  # the variable is there by now
+        model.optimizer.dynamic_scale.assign(8.0)
+        assert find_nonfinite(model, X, Y) is None
+
+
+def test_the_loss_scale_is_not_at_fault():
+    model = scaled(8.0)
+    model.get_layer("f").gradient = NAN
+    found = find_nonfinite(model, X, Y)
+    assert found.tensor == "gradient of input"
+    assert (found.loss_scale, found.by_scale_alone) == (8.0, False)
+    assert str(found).endswith("; without the loss scale, 8, it is no better")
+    model.get_layer("f").value = NAN
+    found = find_nonfinite(model, X, Y)
+    assert found.loss_scale == 1.0 and "loss scale" not in str(found)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("scale", [1.0, 2.0**10])
+def test_finite_gradients_that_are_too_large(policy, scale):
+    """What is found is what makes the optimizer skip, and nothing else."""
+    for size, skipped in ((1e18, 0), (1e19, 1)):
+        model = scaled(scale, policy)
+        model.get_layer("f").gradient = size * scale
+        x = np.ones([8, 4], "float32")
+        found = find_nonfinite(model, x, Y)
+        model.train_on_batch(x, Y)
+        assert model.optimizer.statistics["skipped_steps"] == skipped
+        assert isinstance(found, TooLarge) == bool(skipped)
+    assert (found.name, found.layer) == ("net/head/kernel", "net/head")
+    assert found.largest == pytest.approx(1e19, rel=2.0**-8)
+    assert found.limit == pytest.approx(np.sqrt(3.4028e38 / 10), rel=1e-3)
+    assert str(found).startswith("all values are finite, but a gradient is")
+    model.compile("sgd", "mse")  # which skips no step
+    assert find_nonfinite(model, x, Y) is None
+
+
+def test_sparse_gradients_that_are_too_large():
+    layers = [
+        keras.Input([2], dtype="int32"),
+        keras.layers.Embedding(9, 2, name="e"),
+        Fault(name="f"),
+    ]
+    model = keras.Sequential(layers, name="net")
+    model.compile(LossScaleOptimizer("sgd"), "mse", run_eagerly=True)
+    x, y = np.array([[0, 3], [5, 3]]), np.zeros([2, 2, 2], "float32")
+    assert find_nonfinite(model, x, y) is None
+    model.get_layer("f").gradient = 1e30
+    found = find_nonfinite(model, x, y)
+    assert isinstance(found, TooLarge) and found.layer == "net/e"
+    assert found.shape == (9, 2)
+
+
+def test_nothing_comes_before_data(net):
+    text = str(find_nonfinite(net, X, spoilt(Y, (7, 1), -INF)))
+    assert text == (
+        "first non-finite value: label, float32 [8, 2]: 0 NaN, 1 infinite, "
+        "first at [7, 1]"
+    )
 
 
 def test_sentence_and_error(net, fault):

@@ -198,6 +198,7 @@ def test_a_static_scale_of_one_trains_as_the_inner_optimizer_alone():
     assert same(*[values(model.variables) for model in models])
 
 
+@pytest.mark.filterwarnings("ignore:LossScale.* skipped:RuntimeWarning")
 @pytest.mark.parametrize(
     ("policy", "layer", "scale", "mode"),
     [

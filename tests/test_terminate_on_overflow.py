@@ -14,7 +14,7 @@ from tfmp.callbacks import (
     ScaleMonitor,
     TerminateOnOverflow,
 )
-from tfmp.debug import NonFiniteError
+from tfmp.debug import NonFiniteError, TooLarge
 from tfmp.optimizers import LossScaleOptimizer
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -107,7 +107,8 @@ def test_ends_training_in_every_mode(trained):
 def test_occasional_skipped_steps_do_not(trained):
     reset(trained)
     function = trained.train_function
-    history = fit(trained, "gbbbgbbbgb", TerminateOnOverflow(4), epochs=2)
+    with pytest.warns(RuntimeWarning, match="skipped 14 of the steps"):
+        history = fit(trained, "gbbbgbbbgb", TerminateOnOverflow(4), epochs=2)
     assert history.epoch == [0, 1]
     assert int(trained.optimizer.skipped_steps) == 14
     assert trained.train_function is function
@@ -239,6 +240,19 @@ def test_nothing_found_is_said(fault, words):
     with pytest.raises(NonFiniteError, match=words) as caught:
         fit(model, "ggg", TerminateOnOverflow(2))
     assert caught.value.finding is None and caught.value.step == 2
+
+
+def test_finite_gradients_that_are_too_large():
+    """Infinite only as a norm: the batch is finite everywhere."""
+    model = make_model(jit_compile=True)
+    x, y = data("gggg")
+    with pytest.raises(NonFiniteError, match="4 steps in a row") as caught:
+        model.fit(
+            x * 1e15, y, BATCH, verbose=0, callbacks=[TerminateOnOverflow(4)]
+        )
+    found = caught.value.finding
+    assert str(caught.value).endswith(str(found))
+    assert isinstance(found, TooLarge) and found.largest >= found.limit > 1e18
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,11 @@ class LossScaleOptimizer(MovingScale):
     observation changes nothing but the loss scale and the counters.  Gradients
     are bad if their norm, or Adam's squares of them, may not be finite.
 
+    A training that only skips says so, once, by a RuntimeWarning: after 50
+    skipped steps in a row, and at the end of a `fit` that skipped most.  Under
+    a `tf.function(jit_compile=True)` of the user's own, which cannot call
+    Python, `statistics` says it, and saving does.
+
     Micro-batches of its gradient accumulation share one entry of the window,
     their maximum; one that is skipped is replaced by the next.
 

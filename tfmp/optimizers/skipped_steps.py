@@ -104,7 +104,7 @@ class SkippedSteps:
 
     def _begin(self, start: Counts | None) -> None:
         self._said = self._ended = False
-        self._start, self._unseen = start, 0
+        self._start = start
 
     def _look_at(self, counts: tf.Tensor, scale: tf.Tensor) -> None:
         now = Counts(*map(int, counts))
@@ -158,8 +158,10 @@ def _causes(skipped: int, overflows: int) -> str:
     bad = "gradients that are not finite, or too large"
     if overflows >= skipped:
         return f"All had {bad}."
-    said = f"{skipped - overflows} had an activation too large for FP8"
-    return f"{overflows} had {bad}; {said}." if overflows else f"{said}."
+    saturated = "an activation too large for FP8"
+    if not overflows:
+        return f"All had {saturated}."
+    return f"{overflows} had {bad}; {skipped - overflows} had {saturated}."
 
 
 def _of_scale(scale: float, rule: ScaleRule) -> str:
@@ -171,9 +173,8 @@ def _of_scale(scale: float, rule: ScaleRule) -> str:
         return f"{said}: lower initial_scale, or let it be dynamic."
     if scale > rule.min_scale:
         return (
-            f"The loss scale is {scale:g} and still falling, to min_scale="
-            f"{rule.min_scale:g} at the least; a lower initial_scale gets "
-            "there sooner."
+            f"The loss scale is {scale:g} and can fall to min_scale="
+            f"{rule.min_scale:g}; a lower initial_scale gets there sooner."
         )
     said = f"The loss scale is {scale:g}, its minimum"
     if scale <= 1.0:
