@@ -17,6 +17,7 @@ import pytest
 LEVELS = (
     (
         "advice",
+        "call_internals",
         "checks",
         "formats",
         "internals",
@@ -33,7 +34,7 @@ LEVELS = (
     ("emulated_passes", "passes", "probes"),
     ("contractions",),
     ("hardware", "ops", "policies"),
-    ("layers", "precision_map"),
+    ("layers", "precision_map", "predictions"),
     ("checkpoints", "optimizers"),
     ("conversion",),
     (
@@ -74,6 +75,10 @@ PRIVATE_IMPORTS = {
     "inspection/jax_compiler.py": ["importlib.import_module"],
     "stablehlo.py": ["tensorflow.compiler.tf2xla.python.xla"],
     "inspection/relowering.py": ["tensorflow.python.eager.context"],
+    "call_internals.py": [
+        "keras.src.backend.AutocastScope",
+        "keras.src.backend.common.global_state",
+    ],
     "internals.py": [
         "keras.src.backend.AutocastScope",
         "keras.src.backend.common.global_state",
