@@ -78,6 +78,7 @@ PRIVATE_IMPORTS = {
     "call_internals.py": [
         "keras.src.backend.AutocastScope",
         "keras.src.backend.common.global_state",
+        "keras.src.models.functional.Functional",
     ],
     "internals.py": [
         "keras.src.backend.AutocastScope",

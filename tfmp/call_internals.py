@@ -14,10 +14,11 @@ from typing import Any
 import keras
 from keras.src.backend import AutocastScope
 from keras.src.backend.common import global_state
+from keras.src.models.functional import Functional
 
 
 def caller(layer: keras.Layer) -> keras.Layer | None:
-    """Returns the layer whose code makes or calls one just now, if any."""
+    """Returns the layer in whose call one is called just now, if any."""
     frame = inspect.currentframe()
     while frame is not None:
         found = frame.f_locals.get("self")
@@ -25,6 +26,11 @@ def caller(layer: keras.Layer) -> keras.Layer | None:
             return found
         frame = frame.f_back
     return None
+
+
+def is_plain_graph(layer: keras.Layer) -> bool:
+    """Whether a layer only calls layers, which cast what they get."""
+    return type(layer).call in (Functional.call, keras.Sequential.call)
 
 
 def copy_mask(of: Any, to: Any) -> None:
@@ -86,16 +92,6 @@ def _watched(cls: Any) -> type:
     names = ("__module__", "__qualname__", "__doc__")
     body = {name: getattr(cls, name) for name in names}
     return type(cls.__name__, (cls,), {**body, "__init__": initialize})
-
-
-def is_made_in_code_of_a_layer(layer: keras.Layer) -> bool:
-    """Whether a method of another layer makes this one, just now.
-
-    A model whose `__init__` makes a functional model of itself does not
-    count: its layers are called on symbols, not by code of its own.
-    """
-    maker = caller(layer)
-    return maker is not None and "_dtype_policy" in vars(maker)
 
 
 def dtypes_on(layer: keras.Layer, dtype: str) -> list[str] | None:

@@ -46,7 +46,7 @@ def keep(layer: keras.Layer, outermost: bool) -> None:
     """
     if not layer.built or not _only_holds(layer):
         return
-    asked = outermost and not _is_of_keras(layer)
+    asked = outermost and not is_of_keras(layer)
     if _needs_inputs(layer):
         keeps = not _needs_one_dtype(layer)
     else:
@@ -116,7 +116,8 @@ def _dtype(operation: keras.Operation) -> str | None:
     return getattr(operation, "compute_dtype", None)
 
 
-def _is_of_keras(layer: keras.Layer) -> bool:
+def is_of_keras(layer: keras.Layer) -> bool:
+    """Whether a layer's code is Keras' own, or of tfmp."""
     package = stock_class(layer).__module__.partition(".")[0]
     return package in ("keras", "tfmp")
 

@@ -19,6 +19,7 @@ from tfmp.conversion.defaults import (
     PREPARES,
     PRODUCT,
     RESIZES,
+    SOFTMAX,
     default_of,
 )
 from tfmp.conversion.products import not_in_float8
@@ -107,7 +108,7 @@ class Conversion:
             return (layer.dtype_policy, PREPARES.reason) if wide else None
         policy = self.policy[path if key is None else key]
         if policies.recipe_of(policy) is None:
-            return self.decide_wide(layer, policy, key is not None)
+            return self.decide_wide(layer, parent, policy, key is not None)
         return self.decide(layer, path, parent, policy)
 
     def decisions(
@@ -133,7 +134,7 @@ class Conversion:
             return layer.dtype_policy, "its own dtype is float32"
         precision, reason = self.default(layer, policy)
         if precision == "float32":
-            return FLOAT32, reason
+            return _in_float32(reason, policy, parent)
         stock = stock_class(layer)
         wide = policies.Policy(f"mixed_{policy.compute_dtype}")
         own = classes.overridden(stock)
@@ -150,7 +151,11 @@ class Conversion:
         return (wide, refusal) if refusal else (policy, "")
 
     def decide_wide(
-        self, layer: keras.Layer, policy: keras.DTypePolicy, named: bool
+        self,
+        layer: keras.Layer,
+        parent: keras.Layer | None,
+        policy: keras.DTypePolicy,
+        named: bool,
     ) -> tuple[keras.DTypePolicy, str]:
         """Returns the policy of a layer that was asked to leave FP8.
 
@@ -160,7 +165,7 @@ class Conversion:
             precision, reason = self.default(layer, policy)
             runs = default_of(layer, policy.compute_dtype) not in FAILING
             if precision == "float32" and not (named and runs):
-                return FLOAT32, reason
+                return _in_float32(reason, policy, parent)
         return policy, "asked for"
 
     def is_inside(
@@ -213,6 +218,16 @@ class Conversion:
 
 def _parent(layers: dict[str, keras.Layer], path: str) -> keras.Layer | None:
     return layers.get(path.rpartition("/")[0])
+
+
+def _in_float32(
+    reason: str, policy: keras.DTypePolicy, parent: keras.Layer | None
+) -> tuple[keras.DTypePolicy, str]:
+    """Returns float32, unless Keras' own code has a softmax as it needs it."""
+    in_keras = not _is_open(parent) and parent and inputs.is_of_keras(parent)
+    if in_keras and reason == SOFTMAX.reason:
+        return policy, "a part of a layer of Keras"
+    return FLOAT32, reason
 
 
 def _is_open(parent: keras.Layer | None) -> bool:

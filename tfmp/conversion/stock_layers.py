@@ -80,8 +80,7 @@ class NewLayers:
         if default_of(layer, policy.compute_dtype).precision != "float32":
             return
         internals.set_policy(layer, policies.Policy("float32"))
-        if call_internals.is_made_in_code_of_a_layer(layer):
-            layer.__class__ = swapping.combined(Float32Inside, type(layer))
+        layer.__class__ = swapping.combined(Float32Inside, type(layer))
 
     def built(self, layer: keras.Layer) -> None:
         """Converts a layer that was just built, or warns."""

@@ -20,14 +20,17 @@ class Float32Inside(Base):
         y = cast(call(x), compute dtype of the layer around)
 
     Code written for one dtype, such as `x + self.softmax(x)`, then gets the
-    dtype it is written for.  In a model of float32 nothing is cast.
+    dtype it is written for.  In a model of float32, and in a functional or a
+    sequential one, whose layers cast what they get, nothing is cast.
     """
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Computes in float32, and returns what is usual around it."""
         outputs = super().call(*args, **kwargs)
         caller = call_internals.caller(self)
-        if caller is None or not _is_narrow(caller.compute_dtype):
+        if caller is None or call_internals.is_plain_graph(caller):
+            return outputs
+        if not _is_narrow(caller.compute_dtype):
             return outputs
         dtype = caller.compute_dtype
         return keras.tree.map_structure(lambda x: _cast(x, dtype), outputs)
