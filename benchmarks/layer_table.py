@@ -2,12 +2,12 @@
 
     python benchmarks/layer_table.py --write
 
-Each layer, as in `tests/every_layer.py`, runs forwards and backwards in
-float32, and in three policies of 16 bits or FP8: made under the global policy,
-converted, and called by a converted layer's own code (augmentations, which are
-never converted: made only); in a graph and compiled by XLA.  What fails in float32 too is a matter of Keras, TensorFlow or XLA.
-The table is kept in `results/layer_table.json`: "" for what works, else the
-beginning of the error.
+Each layer, as in `tests/every_layer.py` and but for most augmentations, runs
+forwards and backwards in float32, and in three policies of 16 bits or FP8:
+made under the global policy, converted, and called by a converted layer's own
+code; in a graph and compiled by XLA.  What fails in float32 too is a matter of
+Keras, TensorFlow or XLA.  The table is kept in `results/layer_table.json`: ""
+for what works, else the beginning of the error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import every_layer  # noqa: E402
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 import test_every_layer  # noqa: E402
@@ -35,13 +34,9 @@ def row(name: str) -> dict[str, str]:
     """Returns what went wrong with a layer, by policy, way and mode."""
     found = {}
     for policy in ("float32", *test_every_layer.NARROW):
-        several = policy != "float32" and name in test_every_layer.NAMES
-        ways = test_every_layer.WAYS if several else ("global",)
-        for way in ways:
+        for way in test_every_layer.WAYS:
             for jit_compile in (True, False):
-                layer = test_every_layer.made(name, policy, way)
-                inputs = every_layer.inputs_of(name)
-                wrong = every_layer.train(layer, inputs, jit_compile)
+                wrong = test_every_layer.run(name, policy, way, jit_compile)
                 mode = "XLA" if jit_compile else "graph"
                 found[f"{policy}, {way}, {mode}"] = wrong[:160]
     return found
@@ -54,8 +49,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="layers, by default all")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    tables = (every_layer.CASES, every_layer.CELLS, every_layer.VARIANTS)
-    names = given.names or [name for table in tables for name in table]
+    names = given.names or test_every_layer.NAMES
     rows = {}
     for name in names:
         rows[name] = row(name)

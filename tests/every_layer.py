@@ -261,11 +261,13 @@ VARIANTS = {
 }
 
 
-def train(layer: Any, inputs: Any, jit_compile: bool) -> str:
+def train(
+    layer: Any, inputs: Any, jit_compile: bool, dtype: str = "float32"
+) -> str:
     """Runs the forward and the backward pass of a training step.
 
-    The inputs come from something that is trained, so that their gradient is
-    computed too.
+    The inputs come from a trained operator, so that their gradient is computed
+    too, and in `dtype`: XLA fails where that gradient is in another one.
 
     Returns:
         "", or what went wrong.
@@ -274,7 +276,9 @@ def train(layer: Any, inputs: Any, jit_compile: bool) -> str:
 
     def scaled(x: Any) -> tf.Tensor:
         x = tf.convert_to_tensor(x)
-        return x * gain if x.dtype == tf.float32 else x
+        if x.dtype != tf.float32:
+            return x
+        return tf.nn.relu(tf.cast(x * gain, dtype))
 
     def step() -> tuple[tf.Tensor, list[Any]]:
         with tf.GradientTape() as tape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -24,16 +25,27 @@ class Float32Inside(Base):
     sequential one, whose layers cast what they get, nothing is cast.
     """
 
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Computes in float32, and returns what is usual around it."""
-        outputs = super().call(*args, **kwargs)
-        caller = call_internals.caller(self)
-        if caller is None or call_internals.is_plain_graph(caller):
-            return outputs
-        if not _is_narrow(caller.compute_dtype):
-            return outputs
-        dtype = caller.compute_dtype
-        return keras.tree.map_structure(lambda x: _cast(x, dtype), outputs)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Gives the class a `call` with the signature that it has without."""
+        super().__init_subclass__(**kwargs)
+        stock = super(Float32Inside, cls).call
+
+        @functools.wraps(stock)
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return _as_around(self, stock(self, *args, **kwargs))
+
+        cls.call = call
+
+
+def _as_around(layer: keras.Layer, outputs: Any) -> Any:
+    """Casts what a layer gives to what is usual around it."""
+    caller = call_internals.caller(layer)
+    if caller is None or call_internals.is_plain_graph(caller):
+        return outputs
+    if not _is_narrow(caller.compute_dtype):
+        return outputs
+    dtype = caller.compute_dtype
+    return keras.tree.map_structure(lambda x: _cast(x, dtype), outputs)
 
 
 def _is_narrow(dtype: str) -> bool:
