@@ -76,7 +76,7 @@ def after_init(layer: keras.Layer, callback: Callable[[], None]) -> None:
         callback: takes nothing.
     """
     vars(layer)["tfmp_after_init"] = callback
-    layer.__class__ = _watched(type(layer))
+    layer.__class__ = _watched(type(layer))  # type: ignore[arg-type]
 
 
 @functools.cache

@@ -80,7 +80,8 @@ class NewLayers:
         if default_of(layer, policy.compute_dtype).precision != "float32":
             return
         internals.set_policy(layer, policies.Policy("float32"))
-        layer.__class__ = swapping.combined(Float32Inside, type(layer))
+        kinds: Any = (Float32Inside, type(layer))
+        layer.__class__ = swapping.combined(*kinds)
 
     def built(self, layer: keras.Layer) -> None:
         """Converts a layer that was just built, or warns."""
