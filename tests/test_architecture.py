@@ -17,6 +17,7 @@ import pytest
 LEVELS = (
     (
         "advice",
+        "call_internals",
         "callers",
         "checks",
         "formats",
@@ -43,7 +44,7 @@ LEVELS = (
     ("contractions",),
     ("lengths",),
     ("hardware", "ops", "policies"),
-    ("layers", "precision_map"),
+    ("layers", "precision_map", "predictions"),
     ("checkpoints", "optimizers"),
     ("conversion",),
     (
@@ -86,6 +87,11 @@ PRIVATE_IMPORTS = {
     "lengths.py": ["tensorflow.python.ops.control_flow_util"],
     "inspection/relowering.py": ["tensorflow.python.eager.context"],
     "pass_internals.py": ["keras.src.backend.common.stateless_scope"],
+    "call_internals.py": [
+        "keras.src.backend.AutocastScope",
+        "keras.src.backend.common.global_state",
+        "keras.src.models.functional.Functional",
+    ],
     "internals.py": [
         "keras.src.backend.AutocastScope",
         "keras.src.backend.common.global_state",

@@ -86,10 +86,15 @@ def reversed_calls(layer: keras.Layer) -> int:
 
 def is_preprocessing(layer: keras.Layer) -> bool:
     """Whether a layer prepares data, which 16 bits would spoil."""
+    return is_preprocessing_class(type(layer))
+
+
+def is_preprocessing_class(cls: type) -> bool:
+    """Whether layers of a class prepare data."""
     return any(
         base.__module__.startswith("keras.src.layers.preprocessing")
         or base.__name__ == "PreprocessingLayer"  # of keras-hub
-        for base in type(layer).__mro__
+        for base in cls.__mro__
     )
 
 

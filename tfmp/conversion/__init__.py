@@ -3,5 +3,9 @@
 from tfmp.conversion.converting import convert, revert, set_precision
 from tfmp.conversion.defaults import DEFAULTS
 from tfmp.conversion.report import Report
+from tfmp.predictions import install
 
 __all__ = ["DEFAULTS", "Report", "convert", "revert", "set_precision"]
+
+# Models of any maker are trained by Keras: this is where metrics are seen.
+install()

@@ -7,10 +7,13 @@ A layer that makes sublayers in its own code is saved as its arguments; loaded,
 it makes them anew, without what a conversion changed.  So a converted one is
 saved as
 
-    {"layer": what it would have saved, "policies": [...], "table": {...}}
+    {"layer": what it would have saved, "policies": [...], "table": {...},
+     "inside": [...], "keeping": [...]}
 
 where the table gives the policy of each sublayer by its place ("2.0": the
-first of the third), and is applied again as soon as the sublayers are there.
+first of the third), and is applied again as soon as the sublayers are there;
+`inside` are the places of those that are of float32 inside only, `keeping` of
+those that keep their inputs.
 """
 
 from __future__ import annotations
@@ -23,8 +26,10 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from tfmp import internals, policies
+from tfmp.conversion import inputs
 from tfmp.conversion.records import Record, record_of, stock_class, sublayers
 from tfmp.layers import classes, swapping
+from tfmp.layers.float32_inside import Float32Inside
 
 if TYPE_CHECKING:
     from keras.layers import Layer as Base
@@ -51,7 +56,13 @@ class Converted(Base):
             if policy not in serialized:
                 serialized.append(policy)
             table[place] = serialized.index(policy)
-        return {"layer": layer, "policies": serialized, "table": table}
+        return {
+            "layer": layer,
+            "policies": serialized,
+            "table": table,
+            "inside": [p for p, x in _places(self) if _is_inside(x)],
+            "keeping": [p for p, x in _places(self) if _keeps_inputs(x)],
+        }
 
     @classmethod
     def from_config(
@@ -64,7 +75,8 @@ class Converted(Base):
         )
         known = [keras.dtype_policies.get(p) for p in config["policies"]]
         table = {place: known[i] for place, i in config["table"].items()}
-        _restore(layer, table)
+        inside, keeping = config.get("inside", []), config.get("keeping", [])
+        _restore(layer, table, inside, keeping)
         return layer
 
 
@@ -86,6 +98,7 @@ def apply(
     policy: keras.DTypePolicy,
     reason: str = "",
     before: keras.DTypePolicy | None = None,
+    inside: bool = False,
 ) -> None:
     """Gives a layer a policy and the class that goes with it.
 
@@ -94,14 +107,16 @@ def apply(
         policy: no map.
         reason: for the report.
         before: the policy to go back to, if it is not the present one.
+        inside: whether it is of float32 inside only; it then stays so.
     """
     record = record_of(layer)
+    inside = inside or isinstance(layer, Float32Inside)
     if record is None:
         before = before or layer.dtype_policy
         record = layer.tfmp_record = Record(stock_class(layer), before)
     record.reason = reason
     internals.set_policy(layer, policy)
-    layer.__class__ = _class_of(layer, record.stock)
+    layer.__class__ = _class_of(layer, record.stock, inside)
     if layer.built:
         _update(layer)
     else:
@@ -123,14 +138,16 @@ def undo(layer: keras.Layer) -> None:
     if before is not None:
         internals.set_policy(layer, before)
     if record:
+        inputs.cast_again(layer)
         del layer.tfmp_record
 
 
-def _class_of(layer: keras.Layer, stock: type) -> type:
+def _class_of(layer: keras.Layer, stock: type, inside: bool) -> type:
     ours = None if classes.overridden(stock) else classes.ours_for(stock)
     if ours and issubclass(stock, ours):  # somebody's subclass of a tfmp layer
         ours = None
-    bases = [base for base in (ours, stock) if base]
+    mixin = Float32Inside if inside else None
+    bases = [base for base in (mixin, ours, stock) if base]
     composite = sublayers(layer) and not internals.is_container(layer)
     if composite or (ours and stock not in classes.OURS):
         preset = hasattr(stock, "save_to_preset")
@@ -184,13 +201,18 @@ def _places(
         yield from _places(child, (*place, number))
 
 
-def _restore(layer: keras.Layer, table: dict[str, keras.DTypePolicy]) -> None:
+def _restore(
+    layer: keras.Layer,
+    table: dict[str, keras.DTypePolicy],
+    inside: list[str],
+    keeping: list[str],
+) -> None:
     """Applies the table to all that is there, and again after each build.
 
     A sublayer that a build makes has a policy of the table's already, from
     the layer that it is in; to go back to, it has what the whole layer had.
     """
-    top = record_of(layer)
+    top, how = record_of(layer), (table, inside, keeping)
     for place, child in list(_places(layer)):
         policy, record = table.get(place), record_of(child)
         if policy is None or (record and child.dtype_policy == policy):
@@ -199,14 +221,26 @@ def _restore(layer: keras.Layer, table: dict[str, keras.DTypePolicy]) -> None:
             _quantize(child, policy)
             continue
         if not child.built:
-            again = functools.partial(_restore, layer, table)
+            again = functools.partial(_restore, layer, *how)
             internals.after_build(child, again)
         inherited = top is not None and child.dtype_policy in table.values()
         before = top.policy if top and inherited else None
-        apply(child, policy, "as in the file it was loaded from", before)
+        reason = "as in the file it was loaded from"
+        apply(child, policy, reason, before, place in inside)
+        if place in keeping:
+            inputs.keep_now(child)
 
 
 def _quantize(layer: keras.Layer, policy: keras.DTypePolicy) -> None:
     """Has Keras quantize a layer, or build it so, if it has not yet."""
     if layer.dtype_policy != policy:
         layer.dtype_policy = policy
+
+
+def _is_inside(layer: keras.Layer) -> bool:
+    return isinstance(layer, Float32Inside)
+
+
+def _keeps_inputs(layer: keras.Layer) -> bool:
+    record = record_of(layer)
+    return record is not None and record.keeps_inputs

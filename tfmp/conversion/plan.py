@@ -8,16 +8,29 @@ from collections.abc import Mapping
 
 import keras
 
-from tfmp import internals, policies
+from tfmp import call_internals, internals, policies
+from tfmp.conversion import inputs
 from tfmp.conversion.choosing import Choice
 from tfmp.conversion.converted import apply
-from tfmp.conversion.defaults import DEFAULTS, PRODUCT, default_of
+from tfmp.conversion.defaults import (
+    DEFAULTS,
+    NO_KERNEL,
+    PREPARED_FURTHER,
+    PREPARES,
+    PRODUCT,
+    RESIZES,
+    SOFTMAX,
+    default_of,
+)
 from tfmp.conversion.products import not_in_float8
 from tfmp.conversion.records import flatten, record_of, stock_class
 from tfmp.layers import classes
 from tfmp.precision_map import PrecisionMap
 
 PENDING = "decided when it is built"
+FLOAT32 = policies.Policy("float32")
+NARROW = ("bfloat16", "float16")
+FAILING = (RESIZES, NO_KERNEL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +56,7 @@ class Conversion:
         layers = flatten(top, path)
         for name, layer in layers.items():
             self.convert_one(layer, name, _parent(layers, name))
+        inputs.keep_below(top, outermost=True)
 
     def run_again(self, top: keras.Layer, path: str) -> None:
         """Converts what a layer's `build` made, and decides what it could."""
@@ -56,6 +70,7 @@ class Conversion:
                 inherits = layer.dtype_policy == top.dtype_policy
                 before = record.policy if inherits else None
                 self.convert_one(layer, name, parent, before)
+        inputs.keep_below(top, call_internals.is_called_by_user(top))
 
     def convert_one(
         self,
@@ -78,7 +93,8 @@ class Conversion:
         if not layer.built:
             again = functools.partial(self.run_again, layer, path)
             internals.after_build(layer, again)
-        apply(layer, *decision, before)
+        inside = self.is_inside(layer, path, parent, decision[0])
+        apply(layer, *decision, before, inside)
 
     def decision(
         self, layer: keras.Layer, path: str, parent: keras.Layer | None
@@ -87,9 +103,12 @@ class Conversion:
         key = self.policy.match(path, layer.path or path)
         if not _has_precision(layer) or (self.only_matched and key is None):
             return None
+        if internals.is_preprocessing(layer):
+            wide = layer.compute_dtype == "float32" and not _is_open(parent)
+            return (layer.dtype_policy, PREPARES.reason) if wide else None
         policy = self.policy[path if key is None else key]
         if policies.recipe_of(policy) is None:
-            return policy, "asked for"
+            return self.decide_wide(layer, parent, policy, key is not None)
         return self.decide(layer, path, parent, policy)
 
     def decisions(
@@ -113,11 +132,9 @@ class Conversion:
         """Returns the policy of a layer that was asked to go to FP8."""
         if self.keep_float32 and layer.compute_dtype == "float32":
             return layer.dtype_policy, "its own dtype is float32"
-        precision, reason = self.default(layer)
-        if precision == "float32" and _is_open(parent):
-            return policies.Policy("float32"), reason
+        precision, reason = self.default(layer, policy)
         if precision == "float32":
-            return policy, "what is around it may need one dtype"
+            return _in_float32(reason, policy, parent)
         stock = stock_class(layer)
         wide = policies.Policy(f"mixed_{policy.compute_dtype}")
         own = classes.overridden(stock)
@@ -132,6 +149,39 @@ class Conversion:
             return wide, PENDING
         refusal = self.refusal(layer, path, parent, policy)
         return (wide, refusal) if refusal else (policy, "")
+
+    def decide_wide(
+        self,
+        layer: keras.Layer,
+        parent: keras.Layer | None,
+        policy: keras.DTypePolicy,
+        named: bool,
+    ) -> tuple[keras.DTypePolicy, str]:
+        """Returns the policy of a layer that was asked to leave FP8.
+
+        What does not run in 16 bits does not, also by name.
+        """
+        if policy.compute_dtype in NARROW:
+            precision, reason = self.default(layer, policy)
+            runs = default_of(layer, policy.compute_dtype) not in FAILING
+            if precision == "float32" and not (named and runs):
+                return _in_float32(reason, policy, parent)
+        return policy, "asked for"
+
+    def is_inside(
+        self,
+        layer: keras.Layer,
+        path: str,
+        parent: keras.Layer | None,
+        given: keras.DTypePolicy,
+    ) -> bool:
+        """Whether a layer gets float32 in code that it is not meant for."""
+        if _is_open(parent) or given.compute_dtype != "float32":
+            return False
+        key = self.policy.match(path, layer.path or path)
+        asked = self.policy[path if key is None else key]
+        told = self.keep_float32 and layer.compute_dtype == "float32"
+        return asked.compute_dtype in NARROW and not told
 
     def refusal(
         self,
@@ -153,17 +203,31 @@ class Conversion:
             return None
         return self.choice.refusal(layer, path, parent)
 
-    def default(self, layer: keras.Layer) -> tuple[str, str]:
+    def default(
+        self, layer: keras.Layer, policy: keras.DTypePolicy
+    ) -> tuple[str, str]:
         """Returns the precision of a layer's kind, and why."""
         for kind, precision in self.overrides.items():
             if isinstance(layer, kind):
                 return precision, "asked for by `overrides`"
-        found = default_of(layer)
+        found = default_of(layer, policy.compute_dtype)
+        if found.precision != "float32" and inputs.feeds_preparation(layer):
+            found = PREPARED_FURTHER
         return found.precision, found.reason
 
 
 def _parent(layers: dict[str, keras.Layer], path: str) -> keras.Layer | None:
     return layers.get(path.rpartition("/")[0])
+
+
+def _in_float32(
+    reason: str, policy: keras.DTypePolicy, parent: keras.Layer | None
+) -> tuple[keras.DTypePolicy, str]:
+    """Returns float32, unless Keras' own code has a softmax as it needs it."""
+    in_keras = not _is_open(parent) and parent and inputs.is_of_keras(parent)
+    if in_keras and reason == SOFTMAX.reason:
+        return policy, "a part of a layer of Keras"
+    return FLOAT32, reason
 
 
 def _is_open(parent: keras.Layer | None) -> bool:
@@ -181,14 +245,12 @@ def _is_conv(layer: keras.Layer) -> bool:
 def _has_precision(layer: keras.Layer) -> bool:
     """Whether a conversion sets the precision of such a layer.
 
-    Not of integers and strings, of what Keras has quantized, of what prepares
-    data, nor of what only holds layers.
+    Not of integers and strings, of what Keras has quantized, nor of what only
+    holds layers.
     """
     holds = internals.is_container(layer)
     if holds or isinstance(layer, keras.layers.InputLayer):
         return False
     if getattr(layer, "quantization_mode", None) is not None:
-        return False
-    if internals.is_preprocessing(layer):
         return False
     return keras.backend.is_float_dtype(layer.compute_dtype)

@@ -10,12 +10,13 @@ from typing import Any
 import keras
 from keras import layers
 
-from tfmp import checks, equations, internals
+from tfmp import call_internals, checks, equations, internals, recipes
 from tfmp.cost_model import Product
 from tfmp.layers.classes import ours_for
 from tfmp.layers.convolution import Float8Convolution
 
 Shape = tuple[int, ...]
+SPARSE = "its inputs are sparse, which no FP8 product takes"
 ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention)
 
 
@@ -72,10 +73,12 @@ def products_of(
 
 
 def not_in_float8(layer: keras.Layer) -> dict[str, str]:
-    """Returns why products of a convolution cannot run in FP8, by product.
+    """Returns why products of a layer cannot run in FP8, by product.
 
-    Empty for other layers, and for one that is not built.
+    Those of convolutions that are built, and of sparse inputs.
     """
+    if call_internals.takes_sparse(layer):
+        return dict.fromkeys(recipes.PRODUCTS, SPARSE)
     ours = ours_for(type(layer))
     shapes = _build_shapes(layer)
     if not shapes or not hasattr(ours, "float8_products"):

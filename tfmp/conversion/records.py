@@ -19,11 +19,13 @@ class Record:
         stock: its class before.
         policy: its policy before; None if not known, as of a loaded model.
         reason: why it has its precision, in words.
+        keeps_inputs: whether it no longer casts its inputs, as it did before.
     """
 
     stock: type
     policy: keras.DTypePolicy | None
     reason: str = ""
+    keeps_inputs: bool = False
 
 
 def record_of(layer: keras.Layer) -> Record | None:

@@ -10,7 +10,8 @@ import keras
 from keras import layers
 
 from tfmp import checks, internals, recipes, tables
-from tfmp.conversion.defaults import OWN_CODE
+from tfmp.conversion.defaults import OWN_CODE, PREPARES
+from tfmp.conversion.inputs import rounded_for
 from tfmp.conversion.products import Sizes, not_in_float8, products_of
 from tfmp.conversion.records import flatten, record_of, stock_class, sublayers
 from tfmp.layers.attention import Float8Attention
@@ -88,7 +89,7 @@ class Report:
         """All layers with products or weights, in the model's order."""
         every = flatten(self.model)
         rows = [
-            _row(path, layer, every.get(path.rpartition("/")[0]), self.sizes)
+            _row(path, layer, _above(every, path), self.sizes)
             for path, layer in every.items()
         ]
         return [row for row in rows if row is not None]
@@ -112,6 +113,16 @@ class Report:
         return sorted(
             {cls.__name__ for cls in every if _code_of(cls) not in known}
         )
+
+    @property
+    def rounded(self) -> dict[str, str]:
+        """What the data are rounded by that layers prepare in float32."""
+        every = flatten(self.model)
+        said = {
+            path: rounded_for(layer, _above(every, path))
+            for path, layer in every.items()
+        }
+        return {path: text for path, text in said.items() if text}
 
     @property
     def float8_share(self) -> float:
@@ -144,6 +155,7 @@ class Report:
             "length": self.sizes.length,
             "notes": list(self.notes),
             "own_code": self.own_code,
+            "rounded": self.rounded,
             "float8_share": self.float8_share,
             "float8_products": self.float8_products,
             "emulated_products": self.emulated_products,
@@ -177,15 +189,24 @@ class Report:
             )
         if self.rule:
             lines.append(f"chosen: {self.rule}")
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        notes = [f"{path}: {text}" for path, text in self.rounded.items()]
+        notes += self.notes
+        return "\n".join([*lines, *(f"note: {note}" for note in notes)])
 
     __repr__ = __str__
 
 
+def _above(every: dict[str, keras.Layer], path: str) -> list[keras.Layer]:
+    """Returns the layers that one is in, the nearest last."""
+    names = path.split("/")
+    paths = ("/".join(names[:n]) for n in range(1, len(names)))
+    return [every[above] for above in paths if above in every]
+
+
 def _row(
-    path: str, layer: keras.Layer, parent: keras.Layer | None, sizes: Sizes
+    path: str, layer: keras.Layer, above: list[keras.Layer], sizes: Sizes
 ) -> Row | None:
-    products = products_of(layer, sizes, parent)
+    products = products_of(layer, sizes, above[-1] if above else None)
     if not products and not internals.own_weights(layer):
         return None
     recipe = _recipe(layer)
@@ -198,7 +219,7 @@ def _row(
     if layer.quantization_mode is not None:
         reasons = [f"Keras has quantized it: {layer.quantization_mode}"]
     if internals.is_preprocessing(layer):
-        reasons = ["it prepares data, which 16 bits would spoil"]
+        reasons = [PREPARES.reason]
     return Row(
         path,
         stock_class(layer).__name__,

@@ -1,4 +1,8 @@
-"""What happens to stock Keras layers that are made under an FP8 policy.
+"""What happens to Keras layers that are made under a policy of 16 bits or FP8.
+
+While the global policy is one of 16 bits, a new layer without a `dtype` that
+`tfmp.conversion.DEFAULTS` keeps in float32 computes in it, and a model that
+only holds layers keeps its inputs, as by `tfmp.convert`.
 
 Under `mixed_float8` a stock layer computes in bfloat16, and nothing in Keras
 says so.  So while the global policy is one of FP8, every new layer is looked
@@ -18,17 +22,20 @@ from typing import Any
 
 import keras
 
-from tfmp import internals, policies
+from tfmp import call_internals, internals, policies
+from tfmp.conversion import inputs
 from tfmp.conversion.choosing import Choice, choice
-from tfmp.conversion.defaults import PRODUCT, default_of
+from tfmp.conversion.defaults import DEFAULTS, PRODUCT, default_of
 from tfmp.conversion.plan import Conversion
 from tfmp.conversion.products import Sizes
 from tfmp.conversion.records import flatten, record_of
-from tfmp.layers import classes
+from tfmp.layers import classes, swapping
 from tfmp.layers.contraction import Float8Layer
+from tfmp.layers.float32_inside import Float32Inside
 from tfmp.precision_map import PrecisionMap
 
 CONVERT = (None, True, False, "auto", "all")
+NARROW = ("bfloat16", "float16")
 WARNING = (
     "tfmp: '{name}' is a stock Keras {kind}; under mixed_float8 it computes "
     "in {dtype}, not in FP8. For FP8 add the line `tfmp.convert(model)` "
@@ -47,24 +54,38 @@ class NewLayers:
     """Stands for `keras.Layer.__new__`, and sees to what it makes.
 
     Args:
-        choice: which layers are converted; None to warn.
+        choice: which layers are converted; None for none.
+        warns: whether a layer that is not converted warns, the first time.
     """
 
-    def __init__(self, choice: Choice | None) -> None:
-        self.stock = _present()
-        if isinstance(self.stock, NewLayers):
-            self.stock = self.stock.stock
+    def __init__(self, choice: Choice | None, warns: bool) -> None:
+        self.stock = _stock()
         self.choice = choice
-        self.warned = False
+        self.warned = not warns
 
     def __call__(self, cls: type, *args: Any, **kwargs: Any) -> Any:
         """Makes a layer, as Keras does."""
         layer = self.stock.__func__(cls, *args, **kwargs)
         internals.after_build(layer, functools.partial(self.built, layer))
+        if kwargs.get("dtype") is None and _may_be_float32(cls):
+            made = functools.partial(self.made, layer)
+            call_internals.after_init(layer, made)
         return layer
+
+    def made(self, layer: keras.Layer) -> None:
+        """Gives a layer that was just made the precision of its kind."""
+        policy = policies.policy_at(layer.dtype_policy, layer.name)
+        if policy.compute_dtype not in NARROW:
+            return
+        if default_of(layer, policy.compute_dtype).precision != "float32":
+            return
+        internals.set_policy(layer, policies.Policy("float32"))
+        kinds: Any = (Float32Inside, type(layer))
+        layer.__class__ = swapping.combined(*kinds)
 
     def built(self, layer: keras.Layer) -> None:
         """Converts a layer that was just built, or warns."""
+        inputs.keep(layer, call_internals.is_called_by_user(layer))
         recipe = policies.recipe_at(layer.dtype_policy, layer.path)
         if recipe is None:
             return
@@ -133,15 +154,18 @@ def follow(policy: keras.DTypePolicy, convert: Any, target: Any = None) -> None:
         raise ValueError(
             f"`convert` must be one of {CONVERT}. Received: {convert!r}"
         )
-    if convert is False or not _has_float8(policy):
+    every = _every(policy)
+    if not any(each.compute_dtype in NARROW for each in every):
         keras.Layer.__new__ = _stock()
         return
+    low = any(policies.recipe_of(each) is not None for each in every)
     chosen = None
-    if convert is not None:
+    if low and convert:
         filter = None if convert is True else convert
         target = None if convert == "all" else target
         chosen = choice(filter, target, Sizes())
-    keras.Layer.__new__ = NewLayers(chosen)
+    warns = low and convert is not False
+    keras.Layer.__new__ = NewLayers(chosen, warns)
 
 
 def present() -> Any:
@@ -163,8 +187,16 @@ def _stock() -> Any:
     return found.stock if isinstance(found, NewLayers) else found
 
 
-def _has_float8(policy: keras.DTypePolicy) -> bool:
-    every = [policy]
+def _every(policy: keras.DTypePolicy) -> list[keras.DTypePolicy]:
+    """Returns a policy, or all those of a map."""
     if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
-        every = [policy.default_policy, *(policy[key] for key in policy)]
-    return any(policies.recipe_of(p) is not None for p in every)
+        return [policy.default_policy, *(policy[key] for key in policy)]
+    return [policy]
+
+
+def _may_be_float32(cls: type) -> bool:
+    """Whether layers of a class are in float32 by default, some or all."""
+    kinds = [c for c, each in DEFAULTS.items() if each.precision == "float32"]
+    some = (keras.layers.Activation, keras.layers.UpSampling2D)
+    known = issubclass(cls, (*kinds, *some))
+    return known or internals.is_preprocessing_class(cls)

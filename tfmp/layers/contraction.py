@@ -84,6 +84,12 @@ class Float8Layer(Quantizable, Measured, Base):
         if self.float8 is not None:
             self.float8.belongs_to(internals.own_weights(self))
 
+    def in_compute_dtype(self, inputs: Any) -> Any:
+        """Casts whole numbers, which Keras leaves to its operators."""
+        if keras.backend.is_float_dtype(inputs.dtype):
+            return inputs
+        return keras.ops.cast(inputs, self.compute_dtype)
+
     def uncast_kernel(self) -> Any:
         """Returns the kernel as it is stored, for it is quantized from that."""
         with internals.uncast():
@@ -126,7 +132,13 @@ class Float8Contraction(Float8Layer):
     """Mixin for a layer that is one einsum, a bias and an activation.
 
     A class that uses it names the equation: `contraction_equation`.
+
+    Attributes:
+        takes_sparse: whether it was called on a sparse tensor, whose product
+            runs in the compute dtype.
     """
+
+    takes_sparse = False
 
     @property
     def contraction_equation(self) -> str:
@@ -137,12 +149,26 @@ class Float8Contraction(Float8Layer):
         """Contracts, adds the bias and applies the activation."""
         if self.recipe is None:
             return super().call(inputs, training=training)
+        if isinstance(inputs, tf.SparseTensor):
+            return self._call_on_sparse(inputs, training)
         x = ops.einsum(
             self.contraction_equation,
-            arguments.operand("inputs", inputs),
+            arguments.operand("inputs", self.in_compute_dtype(inputs)),
             self.uncast_kernel(),
             **self.float8_options(training),
         )
         if self.bias is not None:
             x = keras.ops.add(x, self.bias)
         return x if self.activation is None else self.activation(x)
+
+    def _call_on_sparse(self, inputs: Any, training: bool | None) -> Any:
+        """Calls the Keras layer: no FP8 product takes sparse operands.
+
+        The state gets a gradient of zero, as if nothing were observed.
+        """
+        self.takes_sparse = True
+        outputs = super().call(inputs, training=training)
+        if not self._is_observed:
+            return outputs
+        nothing = keras.ops.sum(keras.ops.multiply(self.amax, 0.0))
+        return keras.ops.add(outputs, keras.ops.cast(nothing, outputs.dtype))

@@ -30,7 +30,7 @@ class Float8Convolution(Float8Layer):
         if self.recipe is None:
             return super().convolution_op(inputs, kernel)
         return ops.conv(
-            inputs,
+            self.in_compute_dtype(inputs),
             self.uncast_kernel(),
             strides=self.strides,
             padding=self.padding,

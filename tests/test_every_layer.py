@@ -1,0 +1,129 @@
+"""Every layer of Keras trains in 16 bits where it trains in float32.
+
+The whole table, of all policies and ways, is that of
+`benchmarks/layer_table.py`; here each layer takes some of it in turn.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import zlib
+
+import keras
+import pytest
+from every_layer import (
+    CASES,
+    CELLS,
+    EXCLUDED,
+    OF_PHOTOS,
+    VARIANTS,
+    Around,
+    inputs_of,
+    make,
+    train,
+)
+from keras import layers
+
+import tfmp
+from tfmp import policies
+from tfmp.conversion import DEFAULTS
+from tfmp.conversion.defaults import default_of
+
+RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results"
+NARROW = ("mixed_bfloat16", "mixed_float16", "mixed_float8")
+# The others of these are long to compile, and not for training steps.
+PHOTOS = ("CenterCrop", "RandomCrop", "RandomFlip", "Rescaling", "Resizing")
+NAMES = [
+    *(name for name in CASES if name not in OF_PHOTOS or name in PHOTOS),
+    *CELLS,
+    *VARIANTS,
+]
+WAYS = ("global", "converted", "in code")
+
+
+def made(name: str, policy: str, way: str) -> layers.Layer:
+    """Makes a layer in one of the ways in which it gets 16 bits."""
+    if way == "global":
+        with tfmp.policy_scope(policy, convert=False):
+            return make(name)
+    if way == "converted":
+        layer = make(name)
+    else:
+        layer = Around(lambda: make(name))
+    tfmp.convert(layer, policy, filter="all")
+    return layer
+
+
+def turn(name: str) -> int:
+    """Returns a number that is the same in every run."""
+    return zlib.crc32(name.encode())
+
+
+def run(name: str, policy: str, way: str, jit_compile: bool) -> str:
+    """Trains a layer whose inputs come from one of the same policy."""
+    dtype = policies.get(policy).compute_dtype
+    return train(made(name, policy, way), inputs_of(name), jit_compile, dtype)
+
+
+def check(name: str, policy: str, way: str, jit_compile: bool) -> None:
+    """Fails unless a layer trains, or does not in float32 either."""
+    wrong = run(name, policy, way, jit_compile)
+    if wrong:
+        assert run(name, "float32", way, jit_compile), wrong
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_layer_trains_under_xla_as_in_float32(name):
+    number = turn(name)
+    check(name, NARROW[number % 3], WAYS[number // 3 % 3], jit_compile=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_layer_trains_in_a_graph(name):
+    check(name, "mixed_float16", WAYS[turn(name) % 3], jit_compile=False)
+
+
+@pytest.mark.parametrize("policy", NARROW)
+@pytest.mark.parametrize("way", WAYS)
+def test_upsampling_trains_under_xla(policy, way):
+    assert not run("UpSampling2D, bilinear", policy, way, jit_compile=True)
+
+
+def test_the_check_can_fail():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    name = "UpSampling2D, bilinear"
+    assert train(make(name), inputs_of(name), True, "bfloat16")
+
+
+def test_the_kept_table_has_every_layer():
+    rows = json.loads((RESULTS / "layer_table.json").read_text())["rows"]
+    assert set(rows) == set(NAMES)
+    found = {x for x in dir(layers) if isinstance(getattr(layers, x), type)}
+    found = {x for x in found if issubclass(getattr(layers, x), layers.Layer)}
+    aliases = {x for x in found if getattr(layers, x).__name__ != x}
+    assert found - aliases <= {*rows, *OF_PHOTOS, *EXCLUDED}
+
+
+def test_what_the_kept_table_says():
+    rows = json.loads((RESULTS / "layer_table.json").read_text())["rows"]
+    for name, row in rows.items():
+        for key, wrong in row.items():
+            way = key.rpartition(", ")[2]
+            kind = key.split(", ")[1]
+            assert not wrong or row[f"float32, {kind}, {way}"], (name, key)
+
+
+@pytest.mark.parametrize(
+    "cls", [c for c, d in DEFAULTS.items() if d.precision == "float32"]
+)
+def test_defaults_of_float32_hold_under_a_global_policy(cls):
+    arguments = () if cls is layers.Softmax else (2,)
+    with tfmp.policy_scope("mixed_float16"):
+        assert cls(*arguments).compute_dtype == "float32"
+        assert cls(*arguments, dtype="float16").compute_dtype == "float16"
+    with tfmp.policy_scope("mixed_bfloat16"):
+        layer = cls(*arguments)
+    wide = default_of(layer, "bfloat16").precision == "float32"
+    assert (layer.compute_dtype == "float32") == wide
+    assert cls(*arguments).dtype_policy.name == "float32"

@@ -1,0 +1,126 @@
+"""What Keras keeps to itself about making a layer and calling it.
+
+Beside `internals` and `pass_internals`, the third module that reaches private
+parts of Keras.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras.src.backend import AutocastScope
+from keras.src.backend.common import global_state
+from keras.src.models.functional import Functional
+
+
+def caller(layer: keras.Layer) -> keras.Layer | None:
+    """Returns the layer in whose call one is called just now, if any."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        found = frame.f_locals.get("self")
+        if isinstance(found, keras.Layer) and found is not layer:
+            return found
+        frame = frame.f_back
+    return None
+
+
+def is_plain_graph(layer: keras.Layer) -> bool:
+    """Whether a layer only calls layers, which cast what they get."""
+    return type(layer).call in (Functional.call, keras.Sequential.call)
+
+
+def copy_mask(of: Any, to: Any) -> None:
+    """Gives a tensor the mask that Keras put on another, if it did."""
+    if getattr(of, "_keras_mask", None) is not None:
+        to._keras_mask = of._keras_mask
+
+
+def casts_inputs(layer: keras.Layer) -> bool:
+    """Whether a layer casts what it is called on to its compute dtype."""
+    return bool(layer.autocast and layer._convert_input_args)
+
+
+def is_called_by_user(layer: keras.Layer) -> bool:
+    """Whether the call that is running is not in code of another layer."""
+    context = global_state.get_global_attribute("current_call_ctx")
+    return context is None or context.entry_layer is layer
+
+
+def takes_sparse(layer: keras.Layer) -> bool:
+    """Whether a layer is called on a sparse tensor, or was."""
+    symbols = [x for node in layer._inbound_nodes for x in node.input_tensors]
+    given = any(getattr(x, "sparse", False) for x in symbols)
+    return given or getattr(layer, "takes_sparse", False)
+
+
+def before(layer: keras.Layer) -> list[keras.Operation]:
+    """Returns what a functional model has right before a layer."""
+    symbols = [x for node in layer._inbound_nodes for x in node.input_tensors]
+    return [x._keras_history.operation for x in symbols]
+
+
+def behind(layer: keras.Layer) -> list[keras.Operation]:
+    """Returns what a functional model has right behind a layer."""
+    return [node.operation for node in layer._outbound_nodes]
+
+
+def after_init(layer: keras.Layer, callback: Callable[[], None]) -> None:
+    """Has `callback` run once, at the end of the layer's `__init__`.
+
+    Args:
+        layer: what `__new__` is about to return.
+        callback: takes nothing.
+    """
+    vars(layer)["tfmp_after_init"] = callback
+    layer.__class__ = _watched(type(layer))  # type: ignore[arg-type]
+
+
+@functools.cache
+def _watched(cls: Any) -> type:
+    """Returns a class of layers that are of `cls` once they are made."""
+
+    def initialize(self: Any, *args: Any, **kwargs: Any) -> None:
+        self.__class__ = cls
+        callback = vars(self).pop("tfmp_after_init")
+        cls.__init__(self, *args, **kwargs)
+        callback()
+
+    names = ("__module__", "__qualname__", "__doc__")
+    body = {name: getattr(cls, name) for name in names}
+    return type(cls.__name__, (cls,), {**body, "__init__": initialize})
+
+
+def dtypes_on(layer: keras.Layer, dtype: str) -> list[str] | None:
+    """Returns the dtypes of what a layer's code gives on inputs of a dtype.
+
+    It is run on symbols, which changes nothing.
+
+    Args:
+        layer: built.
+        dtype: of its inputs.
+
+    Returns:
+        None if it does not run, or if the shapes of its inputs are not known.
+    """
+    shapes = (layer.get_build_config() or {}).get("input_shape")
+    if shapes is None:
+        return None
+    symbols = _symbols(shapes, dtype)
+    try:
+        with AutocastScope(layer.compute_dtype):
+            outputs = keras.Operation.compute_output_spec(layer, symbols)
+    except Exception:
+        return None
+    return [x.dtype for x in keras.tree.flatten(outputs) if x is not None]
+
+
+def _symbols(shapes: Any, dtype: str) -> Any:
+    if isinstance(shapes, dict):
+        return {key: _symbols(each, dtype) for key, each in shapes.items()}
+    if all(length is None or isinstance(length, int) for length in shapes):
+        return keras.KerasTensor(tuple(shapes), dtype)
+    return [_symbols(each, dtype) for each in shapes]
