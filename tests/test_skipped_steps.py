@@ -264,7 +264,7 @@ def mirrored():
     tf.config.set_logical_device_configuration(cpu, halves)
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     found = []
-    for way in ("graph", "executions"):
+    for way in ("graph", "eager"):
         with strategy.scope():
             model = make_model(**WAYS[way])
         with told() as said:
