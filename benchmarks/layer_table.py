@@ -6,8 +6,8 @@ Each layer, as in `tests/every_layer.py` and but for most augmentations, runs
 forwards and backwards in float32, and in three policies of 16 bits or FP8:
 made under the global policy, converted, and called by a converted layer's own
 code; in a graph and compiled by XLA.  What fails in float32 too is a matter of
-Keras, TensorFlow or XLA.  The table is kept in `results/layer_table.json`: ""
-for what works, else the beginning of the error.
+Keras, TensorFlow or XLA.  `--write` keeps the table in `results/`: "" for what
+works, else the beginning of the error.
 """
 
 from __future__ import annotations
