@@ -170,7 +170,7 @@ def _is_gradient_of(graph: Any) -> bool:
     """
     now: Any = tf.compat.v1.get_default_graph()
     while now is not None and now is not graph:
-        if any(x is graph for x in getattr(now, "__dict__", {}).values()):
+        if getattr(now, "_forward_graph", None) is graph:
             return True
         now = getattr(now, "outer_graph", None)
     return now is graph
