@@ -75,8 +75,8 @@ def test_a_layer_takes_what_that_of_keras_takes(name, policy):
     _, shape, count = LAYERS[name]
     whole = np.random.default_rng(0).integers(0, 3, size=shape)
     taken = 0
+    theirs, ours = pair(name, policy)
     for kind, make in KINDS.items():
-        theirs, ours = pair(name, policy)
         expected = outcome(theirs, make(whole), count)
         if expected is None:
             continue
