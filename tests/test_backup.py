@@ -331,12 +331,12 @@ def test_what_comes_after_it_is_warned_of(trained, tmp_path):
 def test_killed_for_real(tmp_path):
     """The script that kills processes: an FP8 training, SIGKILL.
 
-    By this seed there is one kill, in the middle of the training.
+    In three trainings at least one, wherever it is by then.
     """
     out = tmp_path / "out.json"
     script = ROOT / "benchmarks" / "kill_and_resume.py"
     way = "tfmp BackupAndRestore, batches"
-    flags = ["--tries=1", "--seed=6", "--way", way, "--out", out]
+    flags = ["--tries=3", "--seed=6", "--way", way, "--out", out]
     subprocess.run(
         [sys.executable, script, *flags],
         check=True,
@@ -344,7 +344,7 @@ def test_killed_for_real(tmp_path):
         env={"PYTHONPATH": str(ROOT), "PATH": ""},
     )
     row = json.loads(out.read_text())["ways"][way]
-    assert row["kills"] >= 1 and row["identical"] == 1
+    assert row["kills"] >= 1 and row["identical"] == 3
 
 
 def test_metrics_of_many_values(tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import json
 import pathlib
+import re
 import warnings
 import weakref
 
@@ -70,10 +71,8 @@ def test_fit_of_skipped_steps(way):
         fit(model, "b" * 120)
         statistics = model.optimizer.statistics
     text = only(said)
-    many = 56 if way == WAYS["executions by xla"] else 50
-    assert (
-        f"skipped {many} of the steps 1 to {many}, the last {many} in" in text
-    )
+    many = r"skipped (5\d) of the steps 1 to \1, the last \1 in"
+    assert re.search(many, text)
     assert "The loss scale is 1, its minimum" in text
     assert "find_nonfinite(model, x, y)" in text
     assert statistics["skipped_steps"] == 120
@@ -163,20 +162,20 @@ def train(optimizer, run, steps=120):
 
 
 @pytest.mark.parametrize("accumulated", [None, 4])
-@pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_loops_of_the_users(mode, accumulated):
+def test_eager_loops_of_the_users(accumulated):
     inner = keras.optimizers.SGD(gradient_accumulation_steps=accumulated)
     with told() as said:
-        train(LossScaleOptimizer(inner), modes.MODES[mode])
+        train(LossScaleOptimizer(inner), modes.MODES["eager"])
     assert "skipped 50 of the steps 1 to 50" in only(said)
 
 
-@pytest.mark.parametrize("run", [modes.MODES["xla"]])
-def test_a_loop_by_xla_says_it_when_python_asks(run):
+@pytest.mark.parametrize("mode", ["graph", "xla"])
+def test_a_function_of_the_users_says_it_when_python_asks(mode):
+    run = modes.MODES[mode]
     optimizer = LossScaleOptimizer("sgd", name="of the critic")
     with told() as said:
         train(optimizer, run)
-    assert said == []  # XLA calls no Python
+    assert said == []  # it may be part of what XLA compiles
     with told() as said:
         assert optimizer.statistics["skipped_in_a_row"] == 120
         optimizer.save_own_variables({})
@@ -271,12 +270,14 @@ def mirrored():
             fit(model, "b" * 70)
         found.append([str(each.message) for each in said])
     with strategy.scope(), told() as said:
+        optimizer = LossScaleOptimizer("sgd")
         train(
-            LossScaleOptimizer("sgd"),
+            optimizer,
             lambda step: tf.function(
                 lambda *batch: strategy.run(step, args=batch)
             ),
         )
+        assert optimizer.statistics["skipped_steps"] == 120
     return [*found, [str(each.message) for each in said]]
 
 
@@ -289,4 +290,5 @@ def test_mirrored_strategy():
     assert result.returncode == 0, result.stderr[-3000:]
     found = json.loads(result.stdout.splitlines()[-1])
     assert [len(said) for said in found] == [1] * 3
-    assert all("skipped 50 of the steps 1 to 50" in s for (s,) in found)
+    for (text,), many in zip(found, (50, 50, 120), strict=True):
+        assert f"skipped {many} of the steps 1 to {many}" in text

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from tfmp.optimizers import host_calls
 from tfmp.optimizers.scale_rule import ScaleRule
 
 IN_A_ROW = 50  # skipped steps
@@ -35,9 +34,10 @@ class Counts(NamedTuple):
 class SkippedSteps:
     """Warns if a training skips 50 steps in a row, or most steps of a `fit`.
 
-    The optimizer looks where a step is skipped, as far as Python can be
-    called there, and its `statistics` do.  Of a model's function, which XLA
-    may compile, an execution every 50 steps is looked at from outside.
+    Eagerly, the optimizer looks where a step is skipped.  Of a model's
+    function, an execution every 50 steps is looked at from outside.  A
+    `tf.function` of one's own cannot call Python, as XLA may compile it:
+    `statistics` look, and what saves the optimizer.
 
     Invariant: it warns at most once in a `fit`, and once in what is trained
     between two of them.
@@ -56,12 +56,11 @@ class SkippedSteps:
 
     def step_was_skipped(self, optimizer: Any) -> None:
         """Looks at the counters, in the branch of a step that is skipped."""
-        in_a_row = tf.convert_to_tensor(optimizer.skipped_in_a_row)
-        host_calls.call_if(
-            (in_a_row > 0) & (in_a_row % IN_A_ROW == 0),
-            self._look_at,
-            lambda: _reading(optimizer),
-        )
+        if not tf.executing_eagerly():  # a graph may yet be compiled by XLA
+            return
+        in_a_row = int(tf.convert_to_tensor(optimizer.skipped_in_a_row))
+        if in_a_row and in_a_row % IN_A_ROW == 0:
+            self._look_at(*_reading(optimizer))
 
     def look(self, optimizer: Any) -> None:
         """Looks at the counters, from outside of a step."""
@@ -111,7 +110,8 @@ class SkippedSteps:
         before = self._start or Counts()
         if self._ended and now.steps > before.steps:  # in a loop, not a `fit`
             self._begin(before)
-        if now.in_a_row >= IN_A_ROW and not self._ended:
+        possible = now.in_a_row <= now.skipped <= now.steps
+        if now.in_a_row >= IN_A_ROW and possible and not self._ended:
             self._say(now, float(scale))
 
     def _say(self, now: Counts, scale: float) -> None:
