@@ -163,6 +163,12 @@ def test_a_layer_casts_what_keras_casts(dtype):
     np.testing.assert_array_equal(layer(x.astype(dtype)), layer(x))
 
 
+def test_a_layer_refuses_complex_numbers():
+    layer = tfmp.layers.Dense(4, dtype="mixed_float8")
+    with pytest.raises(TypeError, match="`inputs` must be of dtype"):
+        layer(np.ones([4, 16], "complex64"))
+
+
 def test_fit_with_the_optimizer_of_another_model():
     optimizer = tfmp.optimizers.LossScaleOptimizer("sgd")
     optimizer.build(trained()["variables"])

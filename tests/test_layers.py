@@ -181,6 +181,14 @@ def test_weights_of_a_plain_layer_load(make, use_bias, tmp_path):
     assert tfmp.ops.sqnr(exact, y) > 20
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_a_file_has_not_finite_is_not_observed(bad):
+    layer = tfmp.layers.Dense(4, dtype="mixed_float8")
+    layer.build([None, 8])
+    layer.float8.load_own_variables({"0": np.array([2.0, bad, 3.0])})
+    np.testing.assert_array_equal(layer.amax, [2, 0, 3])
+
+
 @MAKERS
 def test_lora_trains_in_fp8(make):
     layer = make(tfmp.layers, dtype="mixed_float8", lora_rank=2, lora_alpha=4)

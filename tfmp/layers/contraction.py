@@ -85,8 +85,13 @@ class Float8Layer(Quantizable, Measured, Base):
             self.float8.belongs_to(internals.own_weights(self))
 
     def in_compute_dtype(self, inputs: Any) -> Any:
-        """Casts whole numbers, which Keras leaves to its operators."""
-        if keras.backend.is_float_dtype(inputs.dtype):
+        """Casts whole numbers, which Keras leaves to its operators.
+
+        Complex ones are left, and refused by the operator: FP8 would lose
+        their imaginary part.
+        """
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        if keras.backend.is_float_dtype(dtype) or dtype.startswith("complex"):
             return inputs
         return keras.ops.cast(inputs, self.compute_dtype)
 

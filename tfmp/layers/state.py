@@ -106,9 +106,10 @@ class Float8State(keras.layers.Layer):
         """Does nothing: its contraction is what Keras quantizes."""
 
     def load_own_variables(self, store: Any) -> None:
-        """Loads it; a file of a plain layer has observed nothing."""
-        value = store["0"] if "0" in store.keys() else np.zeros(3)
-        self.assume(np.asarray(value, np.float32))
+        """Loads it; what a file lacks, or has not finite, is not observed."""
+        saved = store["0"] if "0" in store.keys() else np.zeros(3)
+        value = np.asarray(saved, np.float32)
+        self.assume(np.where(np.isfinite(value), value, 0.0))
 
 
 def states_of(
