@@ -16,6 +16,7 @@ import tensorflow as tf
 
 import tfmp
 from tfmp.layers.state import all_states
+from tfmp.observations import SINCE
 from tfmp.optimizers import LossScaleOptimizer
 
 ROWS, WIDTH = 64, 16
@@ -268,3 +269,26 @@ def test_checkpoints_of_tensorflow_both_ways(written, tmp_path):
     tf.train.Checkpoint(model=models[1]).restore(path).expect_partial()
     for a, b in zip(*(m.get_weights() for m in models), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_function_called_several_times_loses_no_observation(jit_compile):
+    """Calls that share a variable run one after the other."""
+    seen = []
+    for compiled in (lambda f: f, tf.function):
+        keras.utils.set_random_seed(0)
+        layer = tfmp.layers.Dense(4, dtype="mixed_float8")
+        layer.build([None, 4])
+        layer.kernel.assign(2 * layer.kernel)
+        call = compiled(lambda x, layer=layer: layer(x, training=True))
+
+        def step(call=call, layer=layer):
+            x = tf.ones([2, 4])
+            with tf.GradientTape() as tape:
+                y = tf.reduce_sum(call(call(x))) + tf.reduce_sum(call(3 * x))
+            return tape.gradient(y, [layer.kernel.value])
+
+        tf.function(step, autograph=False, jit_compile=jit_compile)()
+        seen.append(layer.float8.variable.numpy()[SINCE])
+    np.testing.assert_array_equal(*seen)
+    assert seen[0].min() > 0 and seen[0][2] > 1

@@ -165,15 +165,18 @@ def _access_to(
 def _is_gradient_of(graph: Any) -> bool:
     """Whether the gradient that is built now can use tensors of a graph.
 
-    That of a branch or a loop's body keeps the graph; the gradient functions
-    that a SavedModel holds do not.
+    That of the graph itself, of a branch or of a loop's body can.  The gradient
+    of a `tf.function` must not: it would be given the variable by the call
+    before, and TensorFlow puts calls in order by what they share.
     """
     now: Any = tf.compat.v1.get_default_graph()
-    while now is not None and now is not graph:
+    if now is graph:
+        return True
+    while now is not None:
         if getattr(now, "_forward_graph", None) is graph:
             return True
         now = getattr(now, "outer_graph", None)
-    return now is graph
+    return False
 
 
 def _access_in(
