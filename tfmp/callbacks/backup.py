@@ -57,7 +57,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if `save_freq` is out of range or `backup_dir` is empty;
+        ValueError: if `save_freq` is neither of these, or `backup_dir` empty;
             by `fit`, before it trains, if there is a backup and it is broken
             or of another model, or Keras' own.
 
@@ -81,11 +81,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         double_checkpoint: bool = False,
         delete_checkpoint: bool = True,
     ) -> None:
-        folder = checks.path("backup_dir", backup_dir)
-        if isinstance(save_freq, str):
-            checks.choice("save_freq", save_freq, ("epoch",))
-        else:
-            checks.integer("save_freq", save_freq, 1)
+        folder = _checked_folder(backup_dir)
+        _check_frequency(save_freq)
         super().__init__(
             str(folder),
             save_freq,
@@ -207,6 +204,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             logs.clear()
             logs.update({**self._logs, **of_validation})
         self._last_batch_seen, self._logs = 0, {}
+        self._current_epoch = epoch + 1  # as Keras counts
         if self.save_freq == "epoch" or self._due:
             self._due = False
             epochs, history = self._past()
@@ -255,3 +253,23 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             "callbacks": kept.gather(self._callbacks),
         }
         checkpoints.save_weights(self.model, self._latest, notes)
+
+
+def _checked_folder(folder: Any) -> pathlib.Path:
+    """Returns the path; of nothing Keras says that it is a bad value."""
+    if folder is None or folder == "":
+        raise ValueError(
+            "Empty `backup_dir` argument passed; it must be a path. "
+            f"Received: {folder!r}"
+        )
+    return checks.path("backup_dir", folder)
+
+
+def _check_frequency(frequency: Any) -> None:
+    """Refuses with the class of error that Keras has."""
+    whole = isinstance(frequency, int) and not isinstance(frequency, bool)
+    if frequency != "epoch" and not (whole and frequency >= 1):
+        raise ValueError(
+            "Invalid value for argument `save_freq`: it must be 'epoch' or an "
+            f"integer from 1. Received: {frequency!r}"
+        )

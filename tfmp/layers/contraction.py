@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfmp import checks, internals, ops, policies, recipes
 from tfmp.layers.measured import Measured
+from tfmp.layers.policied import Policied
 from tfmp.layers.state import Float8State
 from tfmp.ops import arguments
 
@@ -18,7 +19,7 @@ else:
     Base = object
 
 
-class Float8Layer(Measured, Base):
+class Float8Layer(Policied, Measured, Base):
     """Mixin for a Keras layer of one kernel; put it before the Keras class.
 
     With a policy that has a recipe, the layer owns a `Float8State`.  Without
@@ -26,9 +27,6 @@ class Float8Layer(Measured, Base):
     """
 
     float8: Any = None
-
-    def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
-        super().__init__(*args, dtype=policies.get(dtype), **kwargs)
 
     @property
     def recipe(self) -> recipes.Recipe | None:

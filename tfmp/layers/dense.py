@@ -38,6 +38,19 @@ class Dense(Float8Contraction, keras.layers.Dense):
         super().build(input_shape)
         self.lora_alpha: Any = lora_alpha
 
+    def quantize(
+        self, mode: Any = None, type_check: bool = True, config: Any = None
+    ) -> None:
+        """Quantizes as Keras' layer does, if the policy has no recipe.
+
+        Raises:
+            NotImplementedError: if it has one, or the layer is of a subclass,
+                unless `type_check` is False.
+        """
+        stock = type(self) is Dense and self.recipe is None
+        refuse = type_check and not stock
+        super().quantize(mode, type_check=refuse, config=config)
+
     @property
     def contraction_equation(self) -> str:
         """The last axis of the inputs with the first of the kernel."""
@@ -68,3 +81,16 @@ class EinsumDense(Float8Contraction, keras.layers.EinsumDense):
     def contraction_equation(self) -> str:
         """The layer's own equation."""
         return self.equation
+
+    def quantize(
+        self, mode: Any = None, type_check: bool = True, config: Any = None
+    ) -> None:
+        """Quantizes as Keras' layer does, if the policy has no recipe.
+
+        Raises:
+            NotImplementedError: if it has one, or the layer is of a subclass,
+                unless `type_check` is False.
+        """
+        stock = type(self) is EinsumDense and self.recipe is None
+        refuse = type_check and not stock
+        super().quantize(mode, type_check=refuse, config=config)

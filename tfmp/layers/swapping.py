@@ -26,6 +26,8 @@ def swap(layer: keras.Layer, ours: type) -> None:
     """
     if not isinstance(layer, ours):
         layer.__class__ = combined(ours, type(layer))  # type: ignore[arg-type]
+    if type(layer) is ours:
+        _let_quantize(layer)
     if layer.built:
         _update(layer)
     else:
@@ -45,3 +47,23 @@ def combined(*bases: Any) -> type:
 def _update(layer: Any) -> None:
     if hasattr(layer, "update_float8"):
         layer.update_float8()
+
+
+def _let_quantize(layer: Any) -> None:
+    """Has Keras quantize a layer without a recipe as one of its own class.
+
+    Keras binds `quantize` as a layer is made, and refuses other classes there.
+    """
+    bound = layer.quantize
+    if hasattr(bound, "swapped"):
+        return
+
+    @functools.wraps(bound)
+    def quantize(
+        mode: Any = None, type_check: bool = True, config: Any = None
+    ) -> None:
+        refuse = type_check and getattr(layer, "recipe", None) is not None
+        bound(mode=mode, type_check=refuse, config=config)
+
+    quantize.swapped = True  # type: ignore[attr-defined]
+    layer.quantize = quantize
