@@ -50,6 +50,10 @@ KNOWN = {
         ),
     },
     "DTypePolicyTest": {
+        "test_eq": Known(
+            "FloatDTypePolicy, asked itself, says False of a tfmp.Policy: only "
+            "False can be symmetrical"
+        ),
         "test_python_serialization": NAMED,
         "test_repr": NAMED,
     },

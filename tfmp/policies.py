@@ -20,9 +20,6 @@ NAMES = (
     "mixed_float8",
 )
 
-# The second is an alias of the first; asked itself, it does not know `Policy`.
-_KERAS_POLICIES = (keras.DTypePolicy, keras.dtype_policies.FloatDTypePolicy)
-
 # Keras rebuilds every stock layer here; see `Policy.name`.
 _KERAS_FROM_CONFIG = keras.Operation.from_config.__func__.__code__
 
@@ -119,12 +116,13 @@ class Policy(keras.DTypePolicy):
         return config
 
     def __eq__(self, other: object) -> bool:
-        if type(other) in _KERAS_POLICIES:
-            return self._recipe is None and self.name == other.name
+        # No other: `FloatDTypePolicy` answers itself, and says False.
+        known = isinstance(other, Policy) or type(other) is keras.DTypePolicy
         return (
-            isinstance(other, Policy)
+            known
+            and isinstance(other, keras.DTypePolicy)
             and self.name == other.name
-            and self.recipe == other.recipe
+            and self.recipe == recipe_of(other)
         )
 
     def __hash__(self) -> int:

@@ -256,20 +256,20 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
 
 
 def _checked_folder(folder: Any) -> pathlib.Path:
-    """Returns the path; of nothing Keras says that it is a bad value."""
+    """Returns the path; an empty one has Keras' class of error, and words."""
     if folder is None or folder == "":
         raise ValueError(
-            "Empty `backup_dir` argument passed; it must be a path. "
+            "`backup_dir` must be a path: Empty `backup_dir` argument passed. "
             f"Received: {folder!r}"
         )
     return checks.path("backup_dir", folder)
 
 
 def _check_frequency(frequency: Any) -> None:
-    """Refuses with the class of error that Keras has."""
+    """Refuses with Keras' class of error, and its words."""
     whole = isinstance(frequency, int) and not isinstance(frequency, bool)
     if frequency != "epoch" and not (whole and frequency >= 1):
         raise ValueError(
-            "Invalid value for argument `save_freq`: it must be 'epoch' or an "
-            f"integer from 1. Received: {frequency!r}"
+            "`save_freq` must be 'epoch', or an integer of 1 or more: Invalid "
+            f"value. Received: {frequency!r}"
         )
