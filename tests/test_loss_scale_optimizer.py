@@ -784,7 +784,8 @@ def test_configuration_round_trip():
 
 
 def test_the_round_trip_sets_every_argument():
-    parameters = inspect.signature(LossScaleOptimizer).parameters
+    parameters = dict(inspect.signature(LossScaleOptimizer).parameters)
+    del parameters["kwargs"]  # of Keras' files
     config = scheduled().get_config()
     assert set(config) == set(parameters)
     default = {n: p.default for n, p in parameters.items()}

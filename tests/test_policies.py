@@ -140,11 +140,10 @@ def test_a_recipe_by_name_value_or_config(recipe):
 @pytest.mark.parametrize(
     ("arguments", "error", "argument"),
     [
-        ((None,), TypeError, "name"),
         ((8,), TypeError, "name"),
         ((["float32"],), TypeError, "name"),
         ((keras.DTypePolicy("float32"),), TypeError, "name"),
-        (("float64",), ValueError, "name"),
+        (("float24",), ValueError, "name"),
         (("",), ValueError, "name"),
         (("Mixed_float8",), ValueError, "name"),
         (("float8_from_mixed_bfloat16",), ValueError, "name"),
@@ -194,7 +193,7 @@ def test_equality():
 @pytest.mark.parametrize(
     "other",
     [
-        keras.DTypePolicy("float32"),
+        keras.DTypePolicy("float16"),
         # It says False before it asks: only False can be symmetrical.
         dtype_policies.FloatDTypePolicy("float32"),
         dtype_policies.DTypePolicyMap(Policy("float32")),
@@ -210,6 +209,31 @@ def test_a_policy_equals_no_other_class(other):
     assert not other == policy
     assert policy != other
     assert other != policy
+
+
+@pytest.mark.parametrize("name", ["float32", "mixed_bfloat16", "float64"])
+def test_a_policy_equals_that_of_keras(name):
+    ours, stock = Policy(name), keras.DTypePolicy(name)
+    assert ours == stock and stock == ours
+    assert not ours != stock and not stock != ours
+    assert hash(ours) == hash(Policy(name))  # Keras' has none
+
+
+@pytest.mark.parametrize("name", ["float64", "int8", "uint8"])
+def test_any_other_dtype(name):
+    policy = Policy(name)
+    assert (policy.name, policy.recipe) == (name, None)
+    assert policy.compute_dtype == policy.variable_dtype == name
+    assert policy.get_config() == {"name": name}
+
+
+@each_policy
+def test_without_a_name_it_is_the_global_one(policy):
+    tfmp.set_global_policy(policy, convert=False)
+    check_same(Policy(), policy)
+    if policy.recipe is not None:
+        expected = Policy("mixed_float8", "current")
+        check_same(Policy(recipe="current"), expected)
 
 
 def test_repr():

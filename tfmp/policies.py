@@ -38,8 +38,11 @@ class Policy(keras.DTypePolicy):
     recipe `tfmp.recipes.Emulated` no product is FP8: operands of any format
     are multiplied in float32.
 
+    Without a recipe it equals Keras' policy of the same name.
+
     Args:
-        name: one of the names above.
+        name: one of the names above, or any other dtype, as in Keras; by
+            default that of the global policy, with its recipe.
         recipe: for `mixed_float8`, a `tfmp.recipes` recipe or preset name;
             `DelayedScaling()` by default.
 
@@ -52,8 +55,12 @@ class Policy(keras.DTypePolicy):
     <Policy "mixed_float8", recipe=CurrentScaling()>
     """
 
-    def __init__(self, name: str, recipe: Any = None) -> None:
-        checks.choice("name", name, NAMES)
+    def __init__(self, name: str | None = None, recipe: Any = None) -> None:
+        if name is None:
+            policy = global_policy()
+            name = policy.name
+            recipe = recipe_of(policy) if recipe is None else recipe
+        self._parse_name(name)
         if name != "mixed_float8" and recipe is not None:
             raise ValueError(
                 "`recipe` must be None for a policy other than 'mixed_float8'. "
@@ -69,7 +76,13 @@ class Policy(keras.DTypePolicy):
     def _parse_name(self, name: str) -> tuple[str, str]:
         if name == "mixed_float8":
             return "bfloat16", "float32"
-        return super()._parse_name(name)
+        try:
+            return super()._parse_name(name)
+        except (TypeError, ValueError) as error:
+            raise type(error)(
+                f"`name` must be one of {NAMES}, or a dtype. Keras says: "
+                f"{error} Received: {name!r}"
+            ) from error
 
     @property
     def name(self) -> str:
@@ -99,14 +112,19 @@ class Policy(keras.DTypePolicy):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as JSON-serialisable values."""
-        recipe = self._recipe and recipes.serialize(self._recipe)
-        return {"name": self.name, "recipe": recipe}
+        config: dict[str, Any] = {"name": self.name}
+        if self._recipe is not None:
+            config["recipe"] = recipes.serialize(self._recipe)
+        return config
 
     def __eq__(self, other: object) -> bool:
+        # No other: `FloatDTypePolicy` answers itself, and says False.
+        known = isinstance(other, Policy) or type(other) is keras.DTypePolicy
         return (
-            isinstance(other, Policy)
+            known
+            and isinstance(other, keras.DTypePolicy)
             and self.name == other.name
-            and self.recipe == other.recipe
+            and self.recipe == recipe_of(other)
         )
 
     def __hash__(self) -> int:

@@ -57,7 +57,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if `save_freq` is out of range or `backup_dir` is empty;
+        ValueError: if `save_freq` is neither of these, or `backup_dir` empty;
             by `fit`, before it trains, if there is a backup and it is broken
             or of another model, or Keras' own.
 
@@ -81,11 +81,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         double_checkpoint: bool = False,
         delete_checkpoint: bool = True,
     ) -> None:
-        folder = checks.path("backup_dir", backup_dir)
-        if isinstance(save_freq, str):
-            checks.choice("save_freq", save_freq, ("epoch",))
-        else:
-            checks.integer("save_freq", save_freq, 1)
+        folder = _checked_folder(backup_dir)
+        _check_frequency(save_freq)
         super().__init__(
             str(folder),
             save_freq,
@@ -207,6 +204,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             logs.clear()
             logs.update({**self._logs, **of_validation})
         self._last_batch_seen, self._logs = 0, {}
+        self._current_epoch = epoch + 1  # as Keras counts
         if self.save_freq == "epoch" or self._due:
             self._due = False
             epochs, history = self._past()
@@ -255,3 +253,23 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             "callbacks": kept.gather(self._callbacks),
         }
         checkpoints.save_weights(self.model, self._latest, notes)
+
+
+def _checked_folder(folder: Any) -> pathlib.Path:
+    """Returns the path; an empty one has Keras' class of error, and words."""
+    if folder is None or folder == "":
+        raise ValueError(
+            "`backup_dir` must be a path: Empty `backup_dir` argument passed. "
+            f"Received: {folder!r}"
+        )
+    return checks.path("backup_dir", folder)
+
+
+def _check_frequency(frequency: Any) -> None:
+    """Refuses with Keras' class of error, and its words."""
+    whole = isinstance(frequency, int) and not isinstance(frequency, bool)
+    if frequency != "epoch" and not (whole and frequency >= 1):
+        raise ValueError(
+            "`save_freq` must be 'epoch', or an integer of 1 or more: Invalid "
+            f"value. Received: {frequency!r}"
+        )

@@ -12,6 +12,7 @@ from tfmp import checks, internals, ops, policies, recipes
 from tfmp.layers import softmax, swapping
 from tfmp.layers.dense import EinsumDense
 from tfmp.layers.measured import Measured
+from tfmp.layers.policied import Policied
 
 if TYPE_CHECKING:
     from keras.layers import Layer as Base
@@ -21,7 +22,7 @@ else:
 PRODUCTS = ("scores", "values")
 
 
-class Float8Attention(Measured, Base):
+class Float8Attention(Policied, Measured, Base):
     """Mixin for a Keras attention layer; put it before the Keras class.
 
     The layer has no FP8 state of its own: each of its projections, which
@@ -29,9 +30,6 @@ class Float8Attention(Measured, Base):
     recipe that says `attention=True`, the products between them run on FP8
     operands too.  Without a recipe the layer is the Keras layer.
     """
-
-    def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
-        super().__init__(*args, dtype=policies.get(dtype), **kwargs)
 
     @property
     def recipe(self) -> recipes.Recipe | None:

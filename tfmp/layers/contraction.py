@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfmp import checks, internals, ops, policies, recipes
 from tfmp.layers.measured import Measured
+from tfmp.layers.policied import Policied
 from tfmp.layers.quantizable import Quantizable
 from tfmp.layers.state import Float8State
 from tfmp.ops import arguments
@@ -19,15 +20,12 @@ else:
     Base = object
 
 
-class Float8Layer(Quantizable, Measured, Base):
+class Float8Layer(Policied, Quantizable, Measured, Base):
     """Mixin for a Keras layer of one kernel; put it before the Keras class.
 
     With a policy that has a recipe, the layer owns a `Float8State`.  Without
     a recipe the layer is the Keras layer.
     """
-
-    def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
-        super().__init__(*args, dtype=policies.get(dtype), **kwargs)
 
     @property
     def recipe(self) -> recipes.Recipe | None:

@@ -7,11 +7,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import checks, policies, replicas, undoing
+from tfmp import checks, replicas, undoing
+from tfmp.layers.policied import Policied
 
 
 @keras.saving.register_keras_serializable("tfmp")
-class BatchNormalization(keras.layers.BatchNormalization):
+class BatchNormalization(Policied, keras.layers.BatchNormalization):
     """Keras' `BatchNormalization`, with averages that stay finite.
 
         new = momentum * moving + (1 - momentum) * statistic of the batch
@@ -48,9 +49,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
     >>> layer.moving_mean.numpy().tolist()
     [1.0]
     """
-
-    def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
-        super().__init__(*args, dtype=policies.get(dtype), **kwargs)
 
     def build(self, input_shape: Any) -> None:
         """Creates the Keras layer's variables.

@@ -3,7 +3,9 @@
 `model.quantize("int8")` asks each layer that has no others inside.  One of
 tfmp that Keras can quantize gives up its FP8 state and its class, computes in
 the dtype it has computed in, and then is the Keras layer that is quantized.
-One that Keras cannot quantize stays as it is, and Keras warns of it.
+One that Keras cannot quantize stays as it is, and Keras warns of it.  So does
+one of a subclass; without FP8 it is asked for by `type_check=False`, as with
+Keras.
 """
 
 from __future__ import annotations
@@ -40,19 +42,22 @@ class Quantizable(Base):
         """Checks, as Keras does before it quantizes, and steps back for it.
 
         Raises:
-            NotImplementedError: if it is a subclass that Keras would refuse.
+            NotImplementedError: if it is a subclass in FP8.
         """
         super()._check_quantize_args(mode, compute_dtype)
         stock = _keras_class(type(self))
         if stock.quantize is keras.Layer.quantize:  # which says so
             return
         kind = type(self)
+        policy = policies.policy_at(self.dtype_policy, self.path)
+        recipe = policies.recipe_of(policy)
         if not kind.__module__.startswith("tfmp."):
+            if recipe is None:  # Keras' own `quantize` decides
+                return
             raise NotImplementedError(
                 SUBCLASS.format(name=self.name, kind=kind.__name__)
             )
-        policy = policies.policy_at(self.dtype_policy, self.path)
-        if policies.recipe_of(policy) is not None:
+        if recipe is not None:
             policy = keras.DTypePolicy(callers.keras_name(policy))
         if self.float8 is not None:
             internals.remove_child(self, "float8")

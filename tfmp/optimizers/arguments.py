@@ -10,6 +10,18 @@ import tensorflow as tf
 
 from tfmp import checks
 
+# What Keras' LossScaleOptimizer takes only as it is by default: old files.
+OF_OLD_FILES = {
+    "weight_decay": None,
+    "clipnorm": None,
+    "global_clipnorm": None,
+    "clipvalue": None,
+    "use_ema": False,
+    "ema_momentum": 0.99,
+    "ema_overwrite_frequency": None,
+    "loss_scale_factor": None,
+    "gradient_accumulation_steps": None,
+}
 VARIABLE = keras.Variable | tf.Variable
 GRADIENT = tf.Tensor | tf.IndexedSlices | np.ndarray | None
 
@@ -39,11 +51,10 @@ def checked_pairs(
             f"{len(grads)} for {len(variables)} variables"
         )
     check_known("trainable_variables", variables, known)
-    pairs = list(zip(grads, variables, strict=True))
-    for gradient, variable in pairs:
+    for gradient, variable in zip(grads, variables, strict=True):
         if gradient is not None:
             _check_fits(gradient, variable)
-    return pairs
+    return list(zip(map(_as_tensor, grads, variables), variables, strict=True))
 
 
 def check_known(name: str, variables: list[Any], known: list[Any]) -> None:
@@ -70,8 +81,45 @@ def _check_fits(gradient: Any, variable: Any) -> None:
         )
 
 
+def _as_tensor(gradient: Any, variable: Any) -> Any:
+    """Returns an array of NumPy, float64 by default, as a tensor."""
+    if not isinstance(gradient, np.ndarray):
+        return gradient
+    wide = tf.as_dtype(variable.dtype) == tf.float64
+    narrow = gradient.dtype == np.float64 and not wide
+    return tf.convert_to_tensor(
+        gradient.astype(np.float32) if narrow else gradient
+    )
+
+
 def _path(variable: Any) -> str:
     return getattr(variable, "path", variable.name)
+
+
+def of_keras(kwargs: dict[str, Any], growth_steps: Any) -> Any:
+    """Returns the growth steps, also by Keras' name, and refuses the rest.
+
+    Args:
+        kwargs: of `LossScaleOptimizer`, beyond what it names.
+        growth_steps: what it was given by its own name.
+    """
+    rest = dict(kwargs)
+    growth_steps = rest.pop("dynamic_growth_steps", growth_steps)
+    for name in [name for name in OF_OLD_FILES if name in rest]:
+        value = rest.pop(name)
+        if value != OF_OLD_FILES[name]:
+            raise ValueError(
+                f"`{name}` must be set on the `inner_optimizer`: "
+                "LossScaleOptimizer only scales the loss. "
+                f"Received: {name}={value!r}"
+            )
+    if rest:
+        unknown = "`, `".join(rest)
+        raise ValueError(
+            "LossScaleOptimizer must be given what it documents; there are "
+            f"no arguments: `{unknown}`. Received: {rest!r}"
+        )
+    return growth_steps
 
 
 def checked_inner(inner: Any) -> keras.optimizers.Optimizer:

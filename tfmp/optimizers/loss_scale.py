@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import tensorflow as tf
 from tfmp import internals, replicas, undoing
 from tfmp.optimizers import arguments, lost_updates, saved_state
 from tfmp.optimizers.amax_history import AmaxHistory
+from tfmp.optimizers.as_keras import AsKeras
 from tfmp.optimizers.gradients import fault, unscaled
 from tfmp.optimizers.lifting import lifted
 from tfmp.optimizers.moving_scale import MovingScale
@@ -20,7 +20,7 @@ from tfmp.optimizers.scale_rule import ScaleRule
 
 
 @keras.saving.register_keras_serializable("tfmp")
-class LossScaleOptimizer(MovingScale):
+class LossScaleOptimizer(AsKeras, MovingScale):
     """Scales the loss, keeps the FP8 state, and hands the rest inside.
 
     Dynamic loss scaling (Micikevicius et al., arXiv 1710.03740, section 3.2):
@@ -60,6 +60,8 @@ class LossScaleOptimizer(MovingScale):
             grew, or could have, and at every further one; 1 or more.  One bad
             batch then costs no range.  DeepSpeed's default is 2.
         name: of the optimizer.
+        **kwargs: `dynamic_growth_steps`, Keras' name of `growth_steps`; and
+            what Keras' old files have, if it is the default there.
 
     Attributes:
         dynamic_scale: the loss scale, float32 scalar variable.
@@ -77,8 +79,8 @@ class LossScaleOptimizer(MovingScale):
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if a number is out of its range, or the inner optimizer
-            scales the loss itself.
+        ValueError: if a number is out of its range, the inner optimizer
+            scales the loss itself, or an argument is none of these.
 
     >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
     >>> model.compile(LossScaleOptimizer("adam", initial_scale=2.0), "mse")
@@ -102,8 +104,10 @@ class LossScaleOptimizer(MovingScale):
         dynamic: bool = True,
         hysteresis: int = 1,
         name: str | None = None,
+        **kwargs: Any,
     ) -> None:
         inner_optimizer = arguments.checked_inner(inner_optimizer)
+        growth_steps = arguments.of_keras(kwargs, growth_steps)
         rule = ScaleRule(
             initial_scale,
             growth_steps,
@@ -235,11 +239,3 @@ class LossScaleOptimizer(MovingScale):
         config = super().get_config()
         del config["dynamic_growth_steps"]
         return {**config, **dataclasses.asdict(self.rule)}
-
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: Any = None
-    ) -> LossScaleOptimizer:
-        """Rebuilds the optimizer from `get_config()`."""
-        config = copy.deepcopy(config)  # Keras writes into it
-        return super().from_config(config, custom_objects=custom_objects)
