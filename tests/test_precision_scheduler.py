@@ -309,6 +309,27 @@ def test_a_snapshot_goes_back_over_a_change():
     fit(model, epochs=1)
 
 
+def test_a_structure_gives_casting_back():
+    """A model that only holds layers stops casting its inputs, then casts."""
+
+    class Prices(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.scaled = keras.layers.Normalization(mean=1e3, variance=1.0)
+            self.out = keras.layers.Dense(1)
+
+        def call(self, prices):
+            return self.out(self.scaled(prices))
+
+    model = Prices()
+    model(np.ones([2, 4], "float32"))
+    structure = Structure(model)
+    tfmp.convert(model, "mixed_bfloat16")
+    assert not model.autocast and not structure.is_present
+    structure.restore()
+    assert model.autocast and structure.is_present
+
+
 def test_the_monitor_follows(tmp_path):
     """What left FP8 is in no sample, what came back is; and why is written."""
     model = make(run_eagerly=True)

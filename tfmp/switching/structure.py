@@ -71,7 +71,7 @@ class _Layer:
 
     def __init__(self, layer: Any) -> None:
         self._layer, self._class = layer, type(layer)
-        self._policy = layer.dtype_policy
+        self._policy, self._autocast = layer.dtype_policy, layer.autocast
         self._record = _copy(record_of(layer))
         self._state = getattr(layer, "float8", None)
         self._recipe = getattr(self._state, "recipe", None)
@@ -97,6 +97,7 @@ class _Layer:
             self._state.recipe = self._recipe
         layer.__class__ = self._class
         internals.set_policy(layer, self._policy)
+        layer.autocast = self._autocast
         if self._record is not None:
             layer.tfmp_record = _copy(self._record)
         elif record_of(layer) is not None:
