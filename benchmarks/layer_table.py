@@ -13,25 +13,29 @@ works, else the beginning of the error.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import json
+import multiprocessing
 import os
 import pathlib
 import sys
 import warnings
+from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import keras  # noqa: E402
-import tensorflow as tf  # noqa: E402
 import test_every_layer  # noqa: E402
+
+from benchmarks import measuring  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "layer_table.json"
 
 
 def row(name: str) -> dict[str, str]:
     """Returns what went wrong with a layer, by policy, way and mode."""
+    warnings.simplefilter("ignore")
     found = {}
     for policy in ("float32", *test_every_layer.NARROW):
         for way in test_every_layer.WAYS:
@@ -42,23 +46,28 @@ def row(name: str) -> dict[str, str]:
     return found
 
 
+def rows(names: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Gives the rows of layers, some in each process: XLA keeps programs."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        mp_context=context, max_tasks_per_child=8
+    ) as pool:
+        yield from zip(names, pool.map(row, names), strict=True)
+
+
 def main() -> None:
     """Prints the table of what goes wrong, and keeps it if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="keep the table")
     parser.add_argument("names", nargs="*", help="layers, by default all")
     given = parser.parse_args()
-    warnings.simplefilter("ignore")
-    names = given.names or test_every_layer.NAMES
-    rows = {}
-    for name in names:
-        rows[name] = row(name)
-        wrong = [f"{key}: {text}" for key, text in rows[name].items() if text]
+    found = {}
+    for name, cells in rows(given.names or test_every_layer.NAMES):
+        found[name] = cells
+        wrong = [f"{key}: {text}" for key, text in cells.items() if text]
         print(name, "fails" if wrong else "ok", *wrong[:1], flush=True)
-        keras.backend.clear_session()
     if given.write:
-        versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
-        content = {"versions": versions, "rows": rows}
+        content = {**measuring.facts(), "rows": found}
         RESULT.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -6,6 +6,7 @@ The whole table, of all policies and ways, is that of
 
 from __future__ import annotations
 
+import json
 import pathlib
 import zlib
 
@@ -115,3 +116,24 @@ def test_defaults_of_float32_hold_under_a_global_policy(cls):
     wide = default_of(layer, "bfloat16").precision == "float32"
     assert (layer.compute_dtype == "float32") == wide
     assert cls(*arguments).dtype_policy.name == "float32"
+
+
+def test_the_kept_table_is_whole_and_only_faults_of_keras_are_in_it():
+    table = json.loads((RESULTS / "layer_table.json").read_text())["rows"]
+    assert table.keys() == set(NAMES)
+    policies = ("float32", *NARROW)
+    modes = ("XLA", "graph")
+    columns = {
+        f"{policy}, {way}, {mode}"
+        for policy in policies
+        for way in WAYS
+        for mode in modes
+    }
+    assert all(row.keys() == columns for row in table.values())
+    ours = [
+        (name, column)
+        for name, row in table.items()
+        for column, wrong in row.items()
+        if wrong and not row[f"float32, {column.partition(', ')[2]}"]
+    ]
+    assert not ours
