@@ -13,7 +13,6 @@ works, else the beginning of the error.
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import json
 import multiprocessing
 import os
@@ -49,10 +48,8 @@ def row(name: str) -> dict[str, str]:
 def rows(names: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Gives the rows of layers, some in each process: XLA keeps programs."""
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        mp_context=context, max_tasks_per_child=8
-    ) as pool:
-        yield from zip(names, pool.map(row, names), strict=True)
+    with context.Pool(maxtasksperchild=8) as pool:
+        yield from zip(names, pool.imap(row, names), strict=True)
 
 
 def main() -> None:
