@@ -214,8 +214,9 @@ def converted(library: Keras) -> Seen:
     """Change a model to FP8 after its optimizer is built, then train."""
     model = keras.Sequential([keras.Input([16]), keras.layers.Dense(1)])
     model.compile("adam", "mse")
-    model.fit(*data(), verbose=0)
+    batch = {"batch_size": 64, "verbose": 0}  # all: a window of one has it
+    model.fit(*data(), **batch)
     library.convert(model)
-    model.fit(*data(), verbose=0)
+    model.fit(*data(), **batch)
     x = data()[0]
     return compared(library, model.layers[0], x)
