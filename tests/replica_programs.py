@@ -267,6 +267,26 @@ def converted_without(strategy: Any) -> dict[str, Any]:
     return _converted(strategy, lambda: keras.optimizers.Adam(0.01))
 
 
+def unlike(strategy: Any) -> dict[str, Any]:
+    """Rows that are 1000 times larger on the last replica, by Keras' SGD."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=[16 * ROWS, 16]).astype("float32")
+    y, half = rng.normal(size=[16 * ROWS, 16]), ROWS // 2
+    for start in range(half, len(x), ROWS):
+        x[start : start + half] *= 1000.0
+    found = {}
+    for policy in ("mixed_bfloat16", "mixed_float8"):
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            layer = tfmp.layers.Dense(16, use_bias=False, dtype=policy)
+            model = keras.Sequential([keras.Input([16]), layer])
+            optimizer = keras.optimizers.SGD(1e-8)
+            model.compile(optimizer, "mse", jit_compile=False)
+        fit = model.fit(x, y, ROWS, shuffle=False, verbose=0)
+        found[policy] = fit.history["loss"][-1]
+    return found
+
+
 def _converted(
     strategy: Any,
     make: Callable[[], keras.Optimizer],

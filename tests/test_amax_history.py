@@ -158,18 +158,32 @@ def test_the_simulation_can_fail():
     assert simulation.amax[:3].tolist() == [[2, 2, 8], [8, 8, 64], [8, 8, 64]]
 
 
-def test_start_puts_priors_where_nothing_was_seen():
+@pytest.mark.parametrize("keep", [False, True])
+def test_start_puts_priors_where_nothing_was_seen(keep):
     model = make_model()
     found = states(model)
     found[0].assume([3.0, 5.0, 7.0])
     found[1].assume([3.0, 5.0, np.inf])
     before = assumed(found)
-    AmaxHistory(model.trainable_variables).start(4.0)
+    AmaxHistory(model.trainable_variables).start(4.0, keep)
     after = assumed(found)
     for row, recipe in enumerate(RECIPES):
         prior = 4 * scaling.PRIOR_AMAX["grads", recipe.grads]
-        assert after[row, 2] == (7 if row == 0 else prior)
+        assert after[row, 2] == (7 if keep and row == 0 else prior)
     np.testing.assert_array_equal(after[:, :2], before[:, :2])
+
+
+def test_start_drops_what_no_optimizer_has_taken():
+    model = make_model()
+    found = states(model)
+    see(found, np.full([len(found), 3], np.inf, "float32"))
+    see(found, np.full([len(found), 3], 5.0, "float32"))
+    history = AmaxHistory(model.trainable_variables)
+    assert np.isinf(history.observed()).all()
+    history.start(1.0, keep=True)
+    assert np.isinf(history.observed()).all()
+    history.start(1.0, keep=False)
+    np.testing.assert_array_equal(history.observed(), 0.0)
 
 
 def test_layers_in_fp8_have_rows():
@@ -239,7 +253,7 @@ def test_a_growing_loss_scale_never_brings_infinity(good):
 
 def test_an_assumed_gradient_follows_the_loss_scale():
     history = history_of(make_model())
-    history.start(1.0)
+    history.start(1.0, keep=False)
     before, nothing = assumed(history.states), tf.zeros([len(RECIPES), 3])
     history.renew(nothing, good=tf.constant(False), factor=0.5)
     after = assumed(history.states)

@@ -26,6 +26,7 @@ TWO = (
         "keras_limits",
         "keras_distribution",
         "emulated",
+        "unlike",
     ),
 )
 
@@ -257,6 +258,14 @@ def check_amax(found: dict[str, Any], kinds: int) -> None:
     assert alike == (kinds == 2)
     for each in loaded:
         np.testing.assert_array_equal(each, own[2])
+
+
+def test_replicas_with_unlike_data_and_an_optimizer_of_keras():
+    """Each scales by what it saw itself."""
+    found = two()["unlike"]
+    assert found["mixed_float8"] == pytest.approx(
+        found["mixed_bfloat16"], rel=0.15
+    )
 
 
 def test_the_numbers_of_the_optimizer_can_be_read():

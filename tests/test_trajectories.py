@@ -311,12 +311,16 @@ model = t.sequential()
 model.compile(
     t.LossScaleOptimizer(t.inner(), t.INITIAL, growth_steps=t.GROWTH), "mse")
 class Kill(keras.callbacks.Callback):
+    trained = 0
     def on_train_batch_end(self, batch, logs=None):
+        self.trained += 1
         if batch == int(sys.argv[2]):
             os._exit(9)
 x, y = map(np.concatenate, zip(*t.data()))
 backup = tfmp.callbacks.BackupAndRestore(sys.argv[1], save_freq=4)
-model.fit(x, y, t.ROWS, shuffle=False, verbose=0, callbacks=[backup, Kill()])
+kill = Kill()
+model.fit(x, y, t.ROWS, shuffle=False, verbose=0, callbacks=[backup, kill])
+print(kill.trained)
 np.savez(sys.argv[1] + ".npz", *model.get_weights())
 """
 
@@ -324,7 +328,11 @@ np.savez(sys.argv[1] + ".npz", *model.get_weights())
 def test_a_killed_run_goes_on_as_without_a_scale(tmp_path):
     path = (forked.ROOT, forked.ROOT / "tests")
     folder = str(tmp_path / "backup")
-    for batch in ("6", "14", "-1"):
+    runs = [
         forked.Program(CUT, folder, batch, path=path).wait()
+        for batch in ("6", "14", "-1")
+    ]
+    assert [run.returncode for run in runs] == [9, 9, 0]
+    assert int(runs[-1].stdout) == BATCHES - 12  # the last backup's
     with np.load(folder + ".npz") as found:
         assert_alike(found.values(), reference("fit"))

@@ -6,7 +6,6 @@ parts of Keras.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -75,29 +74,31 @@ def after_init(layer: keras.Layer, callback: Callable[[], None]) -> None:
         layer: what `__new__` is about to return.
         callback: takes nothing.
     """
-    vars(layer)["tfmp_after_init"] = callback
-    layer.__class__ = _watched(type(layer))  # type: ignore[arg-type]
-
-
-@functools.cache
-def _watched(cls: Any) -> type:
-    """Returns a class of layers that are of `cls` once they are made."""
-
-    def initialize(self: Any, *args: Any, **kwargs: Any) -> None:
-        self.__class__ = cls
-        callback = vars(self).pop("tfmp_after_init")
-        cls.__init__(self, *args, **kwargs)
-        callback()
-
+    cls: Any = type(layer)
     names = ("__module__", "__qualname__", "__doc__")
     body = {name: getattr(cls, name) for name in names}
-    return type(cls.__name__, (cls,), {**body, "__init__": initialize})
+    vars(layer)["tfmp_after_init"] = callback
+    layer.__class__ = type(cls.__name__, (_Watched, cls), body)
+
+
+class _Watched(keras.Layer):
+    """Before the class of a layer that is being made: gives it back."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Tells no class above that there is another one."""
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        self.__class__ = type(self).__mro__[2]
+        callback = vars(self).pop("tfmp_after_init")
+        self.__init__(*args, **kwargs)
+        callback()
 
 
 def dtypes_on(layer: keras.Layer, dtype: str) -> list[str] | None:
     """Returns the dtypes of what a layer's code gives on inputs of a dtype.
 
-    It is run on symbols, which changes nothing.
+    It is run on symbols.  What it sets on itself, and on layers inside, is as
+    it was afterwards.
 
     Args:
         layer: built.
@@ -110,12 +111,28 @@ def dtypes_on(layer: keras.Layer, dtype: str) -> list[str] | None:
     if shapes is None:
         return None
     symbols = _symbols(shapes, dtype)
+    before = [(x, _own(x)) for x in layer._flatten_layers() if x.built]
     try:
         with AutocastScope(layer.compute_dtype):
             outputs = keras.Operation.compute_output_spec(layer, symbols)
     except Exception:
         return None
+    finally:
+        for each, attributes in before:
+            for name in _own(each).keys() - attributes.keys():
+                del vars(each)[name]
+            vars(each).update(attributes)
     return [x.dtype for x in keras.tree.flatten(outputs) if x is not None]
+
+
+def _own(layer: keras.Layer) -> dict[str, Any]:
+    """Returns what a layer keeps beside its state: what its code may set."""
+    state = (keras.Layer, keras.Variable, list, dict, set, tuple)
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        if not name.startswith("_") and not isinstance(value, state)
+    }
 
 
 def _symbols(shapes: Any, dtype: str) -> Any:

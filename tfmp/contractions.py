@@ -138,7 +138,11 @@ def _identity(x: tf.Tensor | None) -> tf.Tensor | None:
 
 def _differentiated_once(*gradients: tf.Tensor) -> list[tf.Tensor]:
     """Raises where a second derivative, or `jvp`, would be silently zero."""
-    message = "a product on low-precision operands has no second-order gradient"
+    message = (
+        "a product on low-precision operands has no second-order gradient; "
+        "put its layer into bfloat16 for that: tfmp.set_precision(model, "
+        "{path: 'mixed_bfloat16'})"
+    )
     return [
         tf.raw_ops.PreventGradient(input=g, message=message) for g in gradients
     ]

@@ -5,7 +5,7 @@ One float32 array of shape `[4, 3]` a layer, a column for each role:
     assumed   the amax that scales follow from
     seen      the largest amax of the last pass
     since     the largest amax since an optimizer took it; may be infinite
-    turn      0 or 1: changes with the first observation of each pass
+    turn      counts, to 1024: changes with each pass's first observation
 
 A pass begins by reading it, and assumes
 
@@ -22,7 +22,7 @@ product of it, or another pass, was first.
 
 In one graph all is one pass, until an optimizer takes what was seen: calls,
 micro-batches and recomputation assume the same, and XLA quantizes a kernel once
-for all of them.
+for all of them.  Each replica has a copy of the array, and passes of its own.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ import tensorflow as tf
 from tfmp import pass_internals, recipes
 
 ASSUMED, SEEN, SINCE, TURN = range(4)
+TURNS = 1024.0
 SHAPE = (4, len(recipes.ROLES))
 
 
@@ -70,17 +71,19 @@ def begin(variable: Any, fade: float) -> Pass:
 def _beginning(variable: Any, fade: float) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns what a pass assumes, and the turn at its beginning."""
     begun = pass_internals.of_graph("tfmp_passes")
-    if id(variable) in begun:
-        return begun[id(variable)][1:]
+    place = pass_internals.place(variable)
+    if place in begun:
+        return begun[place][1:]
     state = tf.convert_to_tensor(variable)
     found = assumed(state, fade), state[TURN]
-    begun[id(variable)] = (variable, *found)  # which keeps the id its own
+    begun[place] = (variable, *found)  # which keeps the id its own
     return found
 
 
 def end_pass(variable: Any) -> None:
     """Has the next pass of a graph begin with what the variable holds then."""
-    pass_internals.of_graph("tfmp_passes").pop(id(variable), None)
+    begun = pass_internals.of_graph("tfmp_passes")
+    begun.pop(pass_internals.place(variable), None)
 
 
 def assumed(state: tf.Tensor, fade: Any) -> tf.Tensor:
@@ -116,7 +119,7 @@ def after(
             tf.where(first, amax, before),
             tf.maximum(tf.where(first, 0.0, seen), finite),
             tf.maximum(since, observed),
-            tf.where(first, 1.0 - turn, now),
+            tf.where(first, tf.math.floormod(turn + 1.0, TURNS), now),
         ]
     )
 

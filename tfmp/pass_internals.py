@@ -108,6 +108,15 @@ def of_graph(name: str) -> dict[Any, Any]:
     return getattr(graph, name)
 
 
+def place(variable: keras.Variable) -> int:
+    """Returns what tells a variable from others, and a replica's copy of it."""
+    if tf.distribute.has_strategy():
+        if tf.distribute.in_cross_replica_context():
+            return id(variable)
+        return id(getattr(variable.value, "handle", variable))
+    return id(variable)
+
+
 def access(
     variable: keras.Variable,
 ) -> tuple[Callable[[], Any], Callable[[Any], Any]]:

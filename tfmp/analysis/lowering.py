@@ -33,7 +33,7 @@ def under(
             ours = classes.ours_for(type(layer))
             own = classes.overridden(type(layer))
             if policies.recipe_of(policy) is not None and ours and not own:
-                layer.__class__ = swapping.combined(ours, type(layer))  # type: ignore[arg-type]
+                layer.__class__ = swapping.combined(ours, type(layer))
         yield
     finally:
         for layer, cls, policy in reversed(before):

@@ -59,7 +59,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         TypeError: if an argument has the wrong type.
         ValueError: if `save_freq` is neither of these, or `backup_dir` empty;
             by `fit`, before it trains, if there is a backup and it is broken
-            or of another model, or Keras' own.
+            or of another model, or Keras' own; and if an optimizer that the
+            model has beside `model.optimizer` is not built.
 
     >>> import tempfile
     >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
@@ -106,6 +107,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     def on_train_begin(self, logs: Any = None) -> None:
         """Restores the newest backup that is whole, if there is one."""
         self._forget()
+        _check_optimizers(self.model)
         self._callbacks = kept.before(self, internals.callbacks_beside())
         internals.start_at(self.model, None)
         there = [p for p in (self._latest, self._previous) if p.exists()]
@@ -253,6 +255,22 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             "callbacks": kept.gather(self._callbacks),
         }
         checkpoints.save_weights(self.model, self._latest, notes)
+
+
+def _check_optimizers(model: keras.Model) -> None:
+    """Refuses optimizers of a model that have no variables to restore yet.
+
+    That of `compile` is built by this callback; of others, as in a GAN, only
+    the user knows what they train.
+    """
+    for name, value in vars(model).items():
+        known = isinstance(value, keras.optimizers.Optimizer)
+        if known and value is not model.optimizer and not value.built:
+            raise ValueError(
+                f"`model.{name}` must be built before `fit`, so that a backup "
+                f"can give it its state: `model.{name}.build(variables)`. "
+                f"Received: {value!r}, which has none"
+            )
 
 
 def _checked_folder(folder: Any) -> pathlib.Path:

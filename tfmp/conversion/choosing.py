@@ -27,11 +27,13 @@ class Choice:
         refusal: takes a layer, its path and the layer it is in; returns why
             it stays, or None.
         needs_shapes: whether `refusal` can only speak once a layer is built.
+        patterns: of paths, that it chooses by.
     """
 
     rule: str
     refusal: Refusal
     needs_shapes: bool = False
+    patterns: PrecisionMap = dataclasses.field(default_factory=PrecisionMap)
 
 
 def choice(filter: Any, target: Any, sizes: Sizes) -> Choice:
@@ -97,7 +99,8 @@ def _by_patterns(patterns: Any) -> Choice:
     ) -> str | None:
         return None if wanted.match(path) else "no pattern of `filter` holds"
 
-    return Choice(f"paths like {', '.join(wanted)}", refusal)
+    rule = f"paths like {', '.join(wanted)}"
+    return Choice(rule, refusal, patterns=wanted)
 
 
 def _automatic(target: Target, sizes: Sizes) -> Choice:

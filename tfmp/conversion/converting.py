@@ -173,9 +173,10 @@ def _change(model: keras.Layer, plan: Conversion) -> list[str]:
         plan.run(model, model.name)
         notes = training.follow(model)
     paths = [*flatten(model), *(x.path or "" for x in flatten(model).values())]
-    if unknown := plan.policy.unmatched(paths):
-        notes.append(f"no layer has a path like {', '.join(unknown)}")
-        warnings.warn(f"tfmp: {notes[-1]}", stacklevel=3)
+    for given in (plan.policy, plan.choice.patterns):
+        if unknown := given.unmatched(paths):
+            notes.append(f"no layer has a path like {', '.join(unknown)}")
+            warnings.warn(f"tfmp: {notes[-1]}", stacklevel=3)
     return notes
 
 

@@ -75,7 +75,8 @@ class NewLayers:
     def made(self, layer: keras.Layer) -> None:
         """Gives a layer that was just made the precision of its kind."""
         policy = policies.policy_at(layer.dtype_policy, layer.name)
-        if policy.compute_dtype not in NARROW:
+        narrow = policy.compute_dtype in NARROW
+        if not narrow or not _is_ours(layer.dtype_policy):
             return
         if default_of(layer, policy.compute_dtype).precision != "float32":
             return
@@ -84,7 +85,12 @@ class NewLayers:
         layer.__class__ = swapping.combined(*kinds)
 
     def built(self, layer: keras.Layer) -> None:
-        """Converts a layer that was just built, or warns."""
+        """Converts a layer that was just built, or warns.
+
+        One under a policy of Keras' own is left as Keras has it.
+        """
+        if not _is_ours(layer.dtype_policy):
+            return
         inputs.keep(layer, call_internals.is_called_by_user(layer))
         recipe = policies.recipe_at(layer.dtype_policy, layer.path)
         if recipe is None:
@@ -192,6 +198,11 @@ def _every(policy: keras.DTypePolicy) -> list[keras.DTypePolicy]:
     if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
         return [policy.default_policy, *(policy[key] for key in policy)]
     return [policy]
+
+
+def _is_ours(policy: keras.DTypePolicy) -> bool:
+    """Whether a policy is one of tfmp, and not one of Keras' own."""
+    return isinstance(policy, policies.Policy | PrecisionMap)
 
 
 def _may_be_float32(cls: type) -> bool:

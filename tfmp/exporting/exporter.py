@@ -19,6 +19,7 @@ from tfmp.exporting.report import ExportReport
 from tfmp.exporting.runtimes import FORMATS
 
 KERNELS = ("float8", "quantized", "float")
+USUAL_FORMATS = {".tflite": "litert", ".onnx": "onnx"}  # by a path's ending
 
 
 def export(
@@ -144,6 +145,12 @@ def _checked_path(path: Any, format: str) -> pathlib.Path:
     What it replaces must be of its kind: no folder of anything else.
     """
     kind, target = FORMATS[format], checks.path("path", path).absolute()
+    usual = USUAL_FORMATS.get(target.suffix, format)
+    if usual != format:
+        raise ValueError(
+            f"`format` must be {usual!r} for a path that ends in "
+            f"'{target.suffix}'. Received: {format!r} and {str(path)!r}"
+        )
     if not target.name.endswith(kind.suffix):
         raise ValueError(
             f"`path` must end in '{kind.suffix}' for format='{format}'. "

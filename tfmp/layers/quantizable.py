@@ -60,6 +60,7 @@ class Quantizable(Base):
         if recipe is not None:
             policy = keras.DTypePolicy(callers.keras_name(policy))
         if self.float8 is not None:
+            self.float8.leave(internals.own_weights(self))
             internals.remove_child(self, "float8")
         self.__class__ = stock
         internals.set_policy(self, policy)

@@ -98,6 +98,13 @@ class Float8State(keras.layers.Layer):
         for variable in variables:
             variable.float8_state = self
 
+    def leave(self, variables: Iterable[keras.Variable]) -> None:
+        """Undoes `belongs_to`: the contraction has left FP8 for good."""
+        self.recipe = None
+        for variable in variables:
+            if getattr(variable, "float8_state", None) is self:
+                del variable.float8_state
+
     def save_own_variables(self, store: Any) -> None:
         """Saves what the next pass assumes."""
         store["0"] = self.amax.numpy()

@@ -7,6 +7,7 @@ reference to it.
 from __future__ import annotations
 
 import functools
+import weakref
 from typing import Any
 
 import keras
@@ -25,21 +26,32 @@ def swap(layer: keras.Layer, ours: type) -> None:
         ours: a class of `tfmp.layers`.
     """
     if not isinstance(layer, ours):
-        layer.__class__ = combined(ours, type(layer))  # type: ignore[arg-type]
+        layer.__class__ = combined(ours, type(layer))
     if layer.built:
         _update(layer)
     else:
         internals.after_build(layer, functools.partial(_update, layer))
 
 
-@functools.cache
 def combined(*bases: Any) -> type:
-    """Returns a class of several, under the name of the last one."""
+    """Returns a class of several, under the name of the last one.
+
+    It is the same while a layer is of it, and kept no longer.
+    """
     if all(issubclass(bases[0], base) for base in bases):
         return bases[0]
+    if (found := _COMBINED.get(bases)) is not None:
+        return found
     names = ("__module__", "__qualname__", "__doc__")
     body = {name: getattr(bases[-1], name) for name in names}
-    return type(bases[-1].__name__, bases, body)
+    made = type(bases[-1].__name__, bases, body)
+    _COMBINED[bases] = made
+    return made
+
+
+_COMBINED: weakref.WeakValueDictionary[Any, type] = (
+    weakref.WeakValueDictionary()
+)
 
 
 def _update(layer: Any) -> None:

@@ -51,16 +51,29 @@ class AmaxHistory:
         steps = max(self.lengths, default=0)
         return steps, len(self.states), len(recipes.ROLES)
 
-    def start(self, loss_scale: float) -> None:
-        """Puts the prior of gradients no step has seen in scaled units.
+    @property
+    def is_restored(self) -> bool:
+        """Whether the new array has values, by a `tf.train.Checkpoint`."""
+        with tf.init_scope():
+            value = self.history.value
+            return bool(value.is_initialized()) and bool(np.any(value))
+
+    def start(self, loss_scale: float, keep: bool) -> None:
+        """Puts the prior of gradients in scaled units, for a first step.
 
         A model that is not built yet when its step is first traced has no
         values to start from; its first step clips gradients above the prior.
+
+        Args:
+            loss_scale: the optimizer's.
+            keep: whether what the layers have seen was under that loss scale.
+                Else the gradients' part is dropped, which is in units of
+                another one, and all that no optimizer has taken.
         """
         with tf.init_scope():
             for state in self.states:
                 if state.variable.value.is_initialized():
-                    _start_one(state, loss_scale)
+                    _start_one(state, loss_scale, keep)
 
     def follow(self, old: AmaxHistory, loss_scale: float) -> None:
         """Takes over what an older history has of the same layers.
@@ -77,7 +90,7 @@ class AmaxHistory:
                 was = old.rows[id(state)]
                 history[:steps, row] = before[:steps, was]
             else:
-                _start_one(state, loss_scale)
+                _start_one(state, loss_scale, keep=True)
         self.history.assign(history)
 
     def fit(self, saved: Any) -> np.ndarray:
@@ -147,10 +160,14 @@ def _scaled(amax: tf.Tensor, by_role: tf.Tensor) -> tf.Tensor:
     return tf.minimum(amax * by_role, tf.float32.max)
 
 
-def _start_one(state: Float8State, loss_scale: float) -> None:
+def _start_one(state: Float8State, loss_scale: float, keep: bool) -> None:
     target = state.recipe.format("grads")
     prior = scaling.PRIOR_AMAX["grads", target.name] * loss_scale
+    if not keep:
+        inputs, kernel, _ = tf.unstack(state.amax)
+        state.assume(tf.stack([inputs, kernel, prior]))
+        return
     assumed, *seen = tf.unstack(tf.convert_to_tensor(state.variable))
-    *others, grads = tf.unstack(assumed)
+    inputs, kernel, grads = tf.unstack(assumed)
     grads = tf.where(scaling.is_observed(grads), grads, prior)
-    state.variable.assign(tf.stack([tf.stack([*others, grads]), *seen]))
+    state.variable.assign(tf.stack([tf.stack([inputs, kernel, grads]), *seen]))

@@ -124,15 +124,24 @@ class LossScaleOptimizer(AsKeras, MovingScale):
     def build(self, var_list: Sequence[keras.Variable]) -> None:
         """Creates the optimizer's variables for a model's trainable ones."""
         var_list = arguments.checked_variables("var_list", var_list)
-        if self._amax is not None:
-            return
+        if self._amax is None:
+            self._build(var_list, has_run=False)
+
+    def _build(self, var_list: Sequence[Any], has_run: bool) -> None:
+        """Creates the variables.
+
+        Args:
+            var_list: checked.
+            has_run: whether a first pass has run under this loss scale.
+        """
+        self.inner_optimizer.build(var_list)
         self.make_scale()
-        self._amax = amax = AmaxHistory(var_list)
+        amax = AmaxHistory(var_list)
         self.amax_history = self.add_state("amax_history", amax.shape)
         amax.history = self.amax_history
-        amax.start(self.initial_scale)
-        self.inner_optimizer.build(var_list)
+        amax.start(self.initial_scale, keep=has_run or amax.is_restored)
         keras.optimizers.Optimizer.build(self, var_list)
+        self._amax = amax  # at last: an error before leaves it to be built
 
     def rebuild(self, var_list: Sequence[keras.Variable]) -> None:
         """Follows a model that was converted since the optimizer was built.
@@ -150,11 +159,11 @@ class LossScaleOptimizer(AsKeras, MovingScale):
             return
         var_list = arguments.checked_variables("var_list", var_list)
         arguments.check_known("var_list", var_list, self._trainable_variables)
-        old, self._amax = self._amax, AmaxHistory(var_list)
-        self.amax_history = self.add_state("amax_history", self._amax.shape)
-        internals.replace_variable(self, old.history, self.amax_history)
-        self._amax.history = self.amax_history
-        self._amax.follow(old, float(self.rule.in_use(self.dynamic_scale)))
+        old, new = self._amax, AmaxHistory(var_list)
+        new.history = self.add_state("amax_history", new.shape)
+        new.follow(old, float(self.rule.in_use(self.dynamic_scale)))
+        internals.replace_variable(self, old.history, new.history)
+        self._amax, self.amax_history = new, new.history
 
     def load_own_variables(self, store: Any) -> None:
         """Loads the state of such an optimizer, or of one without FP8.
@@ -210,11 +219,12 @@ class LossScaleOptimizer(AsKeras, MovingScale):
     def _prepare(self, trainable_variables: Any) -> None:
         """Builds the optimizer, or follows layers that were converted."""
         if self._amax is None:
-            name = "trainable_variables"
+            checked = arguments.checked_variables(
+                "trainable_variables", trainable_variables
+            )
+            has_run = tf.executing_eagerly()  # else it is traced, and not run
             with lifted():
-                self.build(
-                    arguments.checked_variables(name, trainable_variables)
-                )
+                self._build(checked, has_run)
         elif not self._amax.is_of(self._trainable_variables):
             if not tf.distribute.has_strategy():
                 with lifted():

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from absl import logging
 
 from tfmp import stablehlo
 from tfmp.optimizers.lifting import lifted
@@ -106,9 +107,15 @@ class MovingScale(keras.mixed_precision.LossScaleOptimizer):
         return keras.ops.multiply(loss, self.rule.in_use(self.dynamic_scale))
 
     def save_own_variables(self, store: Any) -> None:
-        """Saves the variables; a loop of one's own may look nowhere else."""
-        self.skips.look(self)
+        """Saves the variables; a loop of one's own may look nowhere else.
+
+        Where warnings are errors, one is logged: it must not cut a file short.
+        """
         super().save_own_variables(store)
+        try:
+            self.skips.look(self)
+        except RuntimeWarning as warning:
+            logging.warning("%s", warning)
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Ends a `fit`: takes averages over, and says if it skipped most."""

@@ -145,7 +145,9 @@ def words(before: Counts, now: Counts, scale: float, rule: ScaleRule) -> str:
         f"{_causes(skipped, overflows)} {_of_scale(scale, rule)} "
         "tfmp.debug.find_nonfinite(model, x, y) says what is wrong with a "
         "batch, and tfmp.callbacks.TerminateOnOverflow ends a training that "
-        "only skips. In float16, mixed_bfloat16 has the range of float32."
+        "only skips. Values that grow step by step want a lower learning "
+        "rate, whatever the precision; beyond that, bfloat16 has the range of "
+        "float32, which float16 has not."
     )
 
 
