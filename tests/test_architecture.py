@@ -20,6 +20,7 @@ LEVELS = (
         "call_internals",
         "callers",
         "checks",
+        "first_use",
         "formats",
         "internals",
         "naming",
@@ -76,6 +77,7 @@ PUBLIC = (
     "recipes",
     "reporting",
 )
+STATE = {"first_use.py": ["_waiting"]}  # emptied once, never filled again
 PRIVATE_IMPORTS = {
     "analysis/libraries.py": ["importlib.import_module"],
     "command_line/model_files.py": ["importlib.import_module"],
@@ -148,7 +150,7 @@ def test_habits(path):
 
 @each_file
 def test_no_mutable_module_state(path):
-    assert house.check_state(FILES[path]) == []
+    assert house.check_state(FILES[path]) == STATE.get(path, [])
 
 
 @pytest.mark.parametrize("name", ["tfmp", *(f"tfmp.{n}" for n in PUBLIC)])

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from typing import Any
 
+import forked
 import pytest
 
 # Imports a module where TensorFlow and Keras are there already, and prints
@@ -39,6 +40,12 @@ def state():
                        str(tf.config.optimizer.get_jit()),
                        tf.config.optimizer.get_experimental_options(),
                        tf.config.get_soft_device_placement()],
+        "methods": sorted(
+            (kind.__name__, name, id(value))
+            for kind in {*keras.Model.__mro__, *keras.optimizers.SGD.__mro__,
+                         keras.optimizers.LossScaleOptimizer,
+                         keras.DTypePolicy, keras.Variable}
+            for name, value in vars(kind).items() if callable(value)),
         "random": [repr(random.getstate()), repr(numpy.random.get_state())],
         "filters": repr(warnings.filters),
         "seeds": list(seeds),
@@ -146,3 +153,24 @@ def test_probe_can_fail(tmp_path):
         "modules": ["bad", "heavy"],
         "devices": 0,
     }
+
+
+USED = """
+import sys, keras, tfmp
+methods = "compile", "compute_metrics", "make_train_function"
+before = [getattr(keras.Model, name) for name in methods]
+made = {"policy": lambda: tfmp.Policy("mixed_float16"),
+        "layer": lambda: tfmp.layers.Dense(1, dtype="mixed_bfloat16"),
+        "optimizer": lambda: tfmp.optimizers.LossScaleOptimizer("sgd")}
+made[sys.argv[1]]()
+after = [getattr(keras.Model, name) for name in methods]
+print(all(a is not b for a, b in zip(before, after)))
+tfmp.Policy("mixed_float8")
+print(after == [getattr(keras.Model, name) for name in methods])
+"""
+
+
+@pytest.mark.parametrize("what", ["policy", "layer", "optimizer"])
+def test_keras_is_changed_once_when_it_is_first_used(what):
+    ended = forked.Program(USED, what).wait()
+    assert ended.stdout.split() == ["True", "True"], ended.stderr

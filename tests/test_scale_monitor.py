@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
 
 from tfmp import callbacks, layers, policies, recipes, scaling
 from tfmp.callbacks import ScaleMonitor, scale_monitor
+from tfmp.conversion import convert
 from tfmp.monitoring.sample_log import Sample, SampleLog
 from tfmp.monitoring.state_reader import StateReader
 from tfmp.monitoring.step_count import steps_taken
@@ -641,3 +642,15 @@ def test_two_replicas(tmp_path):
     done = forked.run(MIRRORED, str(tmp_path), path=path)
     assert done.returncode == 0, done.stderr[-4000:]
     assert [line["step"] for line in read_lines(tmp_path)] == [2, 4, 5]
+
+
+def test_float16_is_no_lack_of_fp8():
+    """Its loss scale is what one looks for there."""
+    model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
+    convert(model, "mixed_float16", filter="all")
+    model.compile("sgd", "mse")
+    x, monitor = np.ones([8, 4]), ScaleMonitor()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        fit = model.fit(x, x[:, :1], verbose=0, callbacks=[monitor])
+    assert "loss_scale" in fit.history

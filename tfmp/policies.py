@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from tfmp import callers, checks, recipes
+from tfmp import callers, checks, first_use, recipes
 
 NAMES = (
     "float32",
@@ -72,6 +72,7 @@ class Policy(keras.DTypePolicy):
         # `DTypePolicyMap.get_config` sets `_name` of its entries to None.
         self._own_name = name
         super().__init__(name)
+        first_use.used()
 
     def _parse_name(self, name: str) -> tuple[str, str]:
         if name == "mixed_float8":

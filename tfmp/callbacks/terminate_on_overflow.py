@@ -76,8 +76,10 @@ class TerminateOnOverflow(keras.callbacks.Callback):
             raise ValueError(
                 "`optimizer` of a model that is trained with "
                 "TerminateOnOverflow must be a "
-                "tfmp.optimizers.LossScaleOptimizer, which counts the steps "
-                f"it skips. Received: {type(optimizer).__name__}"
+                "tfmp.optimizers.LossScaleOptimizer, given to `compile`, "
+                "which counts the steps it skips; of others that the model "
+                "has, look at `statistics`. "
+                f"Received: {type(optimizer).__name__}"
             )
         self._look()
 

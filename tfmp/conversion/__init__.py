@@ -1,5 +1,6 @@
 """Any Keras model in FP8: converted in place, and back."""
 
+from tfmp import first_use
 from tfmp.conversion.converting import convert, revert, set_precision
 from tfmp.conversion.defaults import DEFAULTS
 from tfmp.conversion.report import Report
@@ -8,4 +9,4 @@ from tfmp.predictions import install
 __all__ = ["DEFAULTS", "Report", "convert", "revert", "set_precision"]
 
 # Models of any maker are trained by Keras: this is where metrics are seen.
-install()
+first_use.on_first_use(install)

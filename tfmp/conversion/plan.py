@@ -28,7 +28,6 @@ from tfmp.layers import classes
 from tfmp.precision_map import PrecisionMap
 
 PENDING = "decided when it is built"
-FLOAT32 = policies.Policy("float32")
 NARROW = ("bfloat16", "float16")
 FAILING = (RESIZES, NO_KERNEL)
 
@@ -227,7 +226,7 @@ def _in_float32(
     in_keras = not _is_open(parent) and parent and inputs.is_of_keras(parent)
     if in_keras and reason == SOFTMAX.reason:
         return policy, "a part of a layer of Keras"
-    return FLOAT32, reason
+    return policies.Policy("float32"), reason
 
 
 def _is_open(parent: keras.Layer | None) -> bool:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfmp import internals
 from tfmp.layers.state import states_of
-from tfmp.optimizers import LossScaleOptimizer, automatic, executions
+from tfmp.optimizers import LossScaleOptimizer, automatic
 
 BOUNDED = (
     "Keras' LossScaleOptimizer is now tfmp's, around the same optimizer: it "
@@ -45,7 +45,6 @@ def follow(model: Any) -> list[str]:
     elif _lacks_loss_scale(model):
         _replace(model, {"inner_optimizer": optimizer})
         notes.append(SCALED)
-    executions.watch(model)
     retrace(model)
     return notes
 

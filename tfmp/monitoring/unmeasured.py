@@ -9,12 +9,15 @@ import keras
 from tfmp import policies
 from tfmp.conversion.records import flatten
 from tfmp.layers.measured import Measured
+from tfmp.optimizers.automatic import needs_loss_scale
 
 MOST_NAMED = 4
 
 
 def unmeasured(model: keras.Model, has_float8: bool) -> list[str]:
     """Returns why layers that one may look for are in no sample.
+
+    In float16 the loss scale is what one looks for.
 
     Args:
         model: built.
@@ -23,7 +26,7 @@ def unmeasured(model: keras.Model, has_float8: bool) -> list[str]:
     paths = [path for path, each in flatten(model).items() if _emulated(each)]
     if paths:
         return [_of_emulated(model.name, paths)]
-    if has_float8:
+    if has_float8 or needs_loss_scale(model):
         return []
     return [
         f"No layer of the model {model.name!r} runs in FP8, so that "

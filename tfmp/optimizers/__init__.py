@@ -1,9 +1,12 @@
 """Optimizers that keep the loss scale and the FP8 state."""
 
-from tfmp.optimizers.automatic import install
+from tfmp import first_use
+from tfmp.optimizers import automatic, executions
 from tfmp.optimizers.loss_scale import LossScaleOptimizer
 
 __all__ = ["LossScaleOptimizer"]
 
-# Models of any maker are compiled by Keras: this is where float16 is seen.
-install()
+# Models of any maker are compiled and trained by Keras: this is where float16
+# is seen, and what a step of theirs has skipped.
+first_use.on_first_use(automatic.install)
+first_use.on_first_use(executions.install)

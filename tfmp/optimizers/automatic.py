@@ -16,7 +16,6 @@ from typing import Any
 import keras
 
 from tfmp import internals, policies
-from tfmp.optimizers import executions
 from tfmp.optimizers.loss_scale import LossScaleOptimizer
 
 
@@ -84,6 +83,5 @@ def install() -> None:
         bound.arguments["optimizer"] = optimizer
         stock(*bound.args, **bound.kwargs)
         _follow_compile(self, optimizer, bound.arguments["auto_scale_loss"])
-        executions.watch(self)
 
     trainer.compile = compile

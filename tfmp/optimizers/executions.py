@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -37,32 +38,19 @@ class Execution:
         return results
 
 
-class Maker:
-    """Makes a model's `train_function`, and stands before each new one.
+def install() -> None:
+    """Has every `train_function` that Keras makes looked at, if it is ours."""
+    name = "make_train_function"
+    owner: Any = next(c for c in keras.Model.__mro__ if name in vars(c))
+    stock = owner.make_train_function
 
-    Args:
-        model: compiled.
-    """
+    @functools.wraps(stock)
+    def make_train_function(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = self.train_function
+        stock(self, *args, **kwargs)
+        if isinstance(self.optimizer, LossScaleOptimizer):
+            if self.train_function is not before:
+                self.train_function = Execution(self).run
+        return self.train_function
 
-    def __init__(self, model: keras.Model) -> None:
-        self._model = model
-        self._make = model.make_train_function
-
-    def make(self, *args: Any, **kwargs: Any) -> None:
-        """Does what the model's `make_train_function` does."""
-        before = self._model.train_function
-        self._make(*args, **kwargs)
-        if self._model.train_function is not before:
-            self._model.train_function = Execution(self._model).run
-
-
-def watch(model: keras.Model) -> None:
-    """Has the optimizer of a model look at the executions of `fit`.
-
-    Args:
-        model: compiled.  Nothing is changed if its optimizer is not tfmp's.
-    """
-    there = vars(model).get("make_train_function")
-    watched = isinstance(getattr(there, "__self__", None), Maker)
-    if isinstance(model.optimizer, LossScaleOptimizer) and not watched:
-        vars(model)["make_train_function"] = Maker(model).make
+    owner.make_train_function = make_train_function

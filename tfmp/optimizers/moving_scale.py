@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from tfmp import stablehlo
+from tfmp import first_use, stablehlo
 from tfmp.optimizers.lifting import lifted
 from tfmp.optimizers.scale_rule import COUNTERS, STATISTICS, ScaleRule, counts
 from tfmp.optimizers.skipped_steps import SkippedSteps
@@ -38,6 +38,7 @@ class MovingScale(keras.mixed_precision.LossScaleOptimizer):
             dynamic_growth_steps=rule.growth_steps,
             name=name,
         )
+        first_use.used()
         self.rule = rule
         self.skips = SkippedSteps(self.name, rule)
 
