@@ -1,8 +1,4 @@
-"""What Keras keeps to itself about making a layer and calling it.
-
-Beside `internals` and `pass_internals`, the third module that reaches private
-parts of Keras.
-"""
+"""What Keras keeps to itself of making and calling layers; see `internals`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What Keras keeps to itself, and who watches a training pass needs.
-
-Beside `internals`, the second module that reaches private parts of Keras.
-"""
+"""What Keras keeps to itself about a training pass; see `internals`."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Keras' own `quantize` on a layer of tfmp: the layer becomes Keras' first.
 
-`model.quantize("int8")` asks each layer that has no others inside.  One of
-tfmp that Keras can quantize gives up its FP8 state and its class, computes in
-the dtype it has computed in, and then is the Keras layer that is quantized.
-One that Keras cannot quantize stays as it is, and Keras warns of it.  So does
-one of a subclass; without FP8 it is asked for by `type_check=False`, as with
-Keras.
+`model.quantize("int8")` asks each layer that has no others inside.  A layer of
+tfmp that Keras can quantize gives up its FP8 state and its class, keeps the
+dtype that it computes in, and is then the Keras layer that is quantized.  One
+that Keras cannot quantize stays as it is, and Keras warns.  A subclass of the
+user's stays as it is in FP8; without FP8 it is quantized by `type_check=False`,
+as with Keras.
 """
 
 from __future__ import annotations
