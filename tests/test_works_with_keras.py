@@ -310,7 +310,7 @@ def wrappers(tmp_path):
     layers = keras.layers
     inputs = keras.Input([5, 16])
     x = layers.TimeDistributed(layers.Dense(8, "relu"))(inputs)
-    x = layers.Bidirectional(layers.LSTM(4))(x)
+    x = layers.Bidirectional(layers.LSTM(4, name="lstm"))(x)
     model = keras.Model(inputs, layers.Dense(4)(x))
     report = tfmp.convert(model, filter="all")
     precisions = {row.path.split("/")[-1]: row.precision for row in report.rows}

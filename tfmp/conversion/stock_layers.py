@@ -76,7 +76,7 @@ class NewLayers:
         """Gives a layer that was just made the precision of its kind."""
         policy = policies.policy_at(layer.dtype_policy, layer.name)
         narrow = policy.compute_dtype in NARROW
-        if not narrow or not _is_ours(layer.dtype_policy):
+        if not narrow or not isinstance(policy, policies.Policy):
             return
         if default_of(layer, policy.compute_dtype).precision != "float32":
             return
@@ -89,7 +89,8 @@ class NewLayers:
 
         One under a policy of Keras' own is left as Keras has it.
         """
-        if not _is_ours(layer.dtype_policy):
+        policy = policies.policy_at(layer.dtype_policy, layer.path)
+        if not isinstance(policy, policies.Policy):
             return
         inputs.keep(layer, call_internals.is_called_by_user(layer))
         recipe = policies.recipe_at(layer.dtype_policy, layer.path)
@@ -198,11 +199,6 @@ def _every(policy: keras.DTypePolicy) -> list[keras.DTypePolicy]:
     if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
         return [policy.default_policy, *(policy[key] for key in policy)]
     return [policy]
-
-
-def _is_ours(policy: keras.DTypePolicy) -> bool:
-    """Whether a policy is one of tfmp, and not one of Keras' own."""
-    return isinstance(policy, policies.Policy | PrecisionMap)
 
 
 def _may_be_float32(cls: type) -> bool:
