@@ -21,6 +21,9 @@ NAMES = (
 )
 
 
+SAID = f"one of {NAMES}, or a dtype ('name' must be a string)"
+
+
 @keras.saving.register_keras_serializable("tfmp")
 class Policy(keras.DTypePolicy):
     """A Keras dtype policy; `mixed_float8` also carries a recipe.
@@ -60,6 +63,7 @@ class Policy(keras.DTypePolicy):
             policy = global_policy()
             name = policy.name
             recipe = recipe_of(policy) if recipe is None else recipe
+        checks.instance("name", name, str, SAID)
         self._parse_name(name)
         if name != "mixed_float8" and recipe is not None:
             raise ValueError(

@@ -275,7 +275,7 @@ def _check_optimizers(model: keras.Model) -> None:
 
 def _checked_folder(folder: Any) -> pathlib.Path:
     """Returns the path; an empty one has Keras' class of error, and words."""
-    if folder is None or folder == "":
+    if folder is None or (isinstance(folder, str) and not folder):
         raise ValueError(
             "`backup_dir` must be a path: Empty `backup_dir` argument passed. "
             f"Received: {folder!r}"
@@ -286,7 +286,8 @@ def _checked_folder(folder: Any) -> pathlib.Path:
 def _check_frequency(frequency: Any) -> None:
     """Refuses with Keras' class of error, and its words."""
     whole = isinstance(frequency, int) and not isinstance(frequency, bool)
-    if frequency != "epoch" and not (whole and frequency >= 1):
+    by_epoch = isinstance(frequency, str) and frequency == "epoch"
+    if not by_epoch and not (whole and frequency >= 1):
         raise ValueError(
             "`save_freq` must be 'epoch', or an integer of 1 or more: Invalid "
             f"value. Received: {frequency!r}"

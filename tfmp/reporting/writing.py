@@ -97,12 +97,12 @@ def write_report(log_dirs: Any, out: Any = "report.html") -> ReportFiles:
 
 def _checked_list(log_dirs: Any) -> list[Any]:
     if isinstance(log_dirs, (str, os.PathLike)):
-        return [log_dirs]
+        return [checks.path("log_dirs", log_dirs)]
     said = "a folder, or a list of one or more"
     found = checks.sequence("log_dirs", log_dirs, str | os.PathLike, said)
     if not found:
         raise ValueError(f"`log_dirs` must be {said}. Received: {log_dirs!r}")
-    return found
+    return [checks.path("log_dirs", each) for each in found]
 
 
 def _compare(analyses: Sequence[Analysis]) -> list[Plot]:
