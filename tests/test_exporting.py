@@ -449,6 +449,8 @@ def never_built():
         ({"path": 1}, TypeError, "`path` must be a path"),
         ({"format": "pt"}, ValueError, "`format` must be one of"),
         ({"format": "litert"}, ValueError, "`path` must end in '.tflite'"),
+        ({"path": "m.onnx"}, ValueError, "`format` must be 'onnx' for a path"),
+        ({"path": "m.tflite"}, ValueError, "`format` must be 'litert' for"),
         ({"kernels": "int8"}, ValueError, "`kernels` must be one of"),
         ({"kernels": 8}, TypeError, "`kernels` must be a string"),
         ({"min_sqnr": "20"}, TypeError, "`min_sqnr` must be a number"),

@@ -134,10 +134,12 @@ def test_what_was_quantized_has_no_state_in_fp8():
 class Pair(keras.Model):
     """Two networks, each with an optimizer of its own."""
 
-    def __init__(self, build):
+    def __init__(self, build, listed=False):
         super().__init__()
         self.nets = [made(), made(1)]
         self.one, self.two = scaled(8.0), scaled(1.0)
+        if listed:
+            self.others = [keras.optimizers.SGD()]
         if build:
             self.one.build(self.nets[0].trainable_variables)
             self.two.build(self.nets[1].trainable_variables)
@@ -184,3 +186,42 @@ def test_optimizers_beside_the_models_own_go_on(tmp_path):
 def test_an_optimizer_that_a_backup_could_not_restore(tmp_path):
     with pytest.raises(ValueError, match=r"`model.one` must be built.*Rec"):
         fit_pair(tmp_path / "none", build=False)
+
+
+class Keeps(keras.Model):
+    """Keeps the optimizer that `compile` is given, as many models do."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = made()
+        self.kept = keras.optimizers.SGD(0.1)
+
+    def call(self, x):
+        return self.net(x)
+
+
+def in_parts(given):
+    return LossScaleOptimizer(
+        keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(given))
+    )
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda given: given, LossScaleOptimizer, in_parts]
+)
+def test_an_optimizer_that_compile_has_may_be_kept_as_well(wrap, tmp_path):
+    model = Keeps()
+    model(X)
+    model.compile(wrap(model.kept), "mse")
+    backup = tfmp.callbacks.BackupAndRestore(tmp_path / "backup")
+    model.fit(X, Y, verbose=0, callbacks=[backup])
+    assert int(model.kept.iterations) == 2
+
+
+def test_optimizers_in_a_list_are_looked_at_too(tmp_path):
+    pair = Pair(build=True, listed=True)
+    pair(X)
+    pair.compile()
+    backup = tfmp.callbacks.BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(ValueError, match=r"`model.others` must be built.*Rec"):
+        pair.fit(X, Y, verbose=0, callbacks=[backup])

@@ -141,6 +141,13 @@ def test_names_that_nothing_has_are_reported():
     assert "haed" in str(report)
 
 
+@pytest.mark.parametrize("filter", ["al", ["hidden", "al"]])
+def test_a_filter_that_no_layer_has_a_path_like(filter):
+    with pytest.warns(UserWarning, match="no layer has a path like"):
+        report = tfmp.convert(compiled(), filter=filter)
+    assert "no layer has a path like" in str(report)
+
+
 def test_a_map_for_convert():
     model = models.subclassed()
     choice = tfmp.PrecisionMap(

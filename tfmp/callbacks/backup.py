@@ -58,9 +58,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if `save_freq` is neither of these, or `backup_dir` empty;
-            by `fit`, before it trains, if there is a backup and it is broken
-            or of another model, or Keras' own; and if an optimizer that the
-            model has beside `model.optimizer` is not built.
+            by `fit`, before it trains, if there is a backup and it is broken,
+            of another model or Keras' own, or another optimizer is not built.
 
     >>> import tempfile
     >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
@@ -258,19 +257,26 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
 
 
 def _check_optimizers(model: keras.Model) -> None:
-    """Refuses optimizers of a model that have no variables to restore yet.
+    """Refuses optimizers beside that of `compile` that are not built.
 
-    That of `compile` is built by this callback; of others, as in a GAN, only
-    the user knows what they train.
+    What those train, as in a GAN, only the user knows.
     """
+    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    known = [model.optimizer, inner, *getattr(inner, "optimizers", [])]
     for name, value in vars(model).items():
-        known = isinstance(value, keras.optimizers.Optimizer)
-        if known and value is not model.optimizer and not value.built:
-            raise ValueError(
-                f"`model.{name}` must be built before `fit`, so that a backup "
-                f"can give it its state: `model.{name}.build(variables)`. "
-                f"Received: {value!r}, which has none"
-            )
+        for each in [] if name.startswith("_self_") else _optimizers(value):
+            if not each.built and each not in known:
+                raise ValueError(
+                    f"`model.{name}` must be built before `fit`, for a backup "
+                    f"to restore it: call `build(variables)`. Received: {each}"
+                )
+
+
+def _optimizers(value: Any) -> list[keras.optimizers.Optimizer]:
+    """Returns the optimizers that an attribute is, or has in a container."""
+    held = list(value.values()) if isinstance(value, dict) else value
+    every = held if isinstance(held, (list, tuple)) else [held]
+    return [x for x in every if isinstance(x, keras.optimizers.Optimizer)]
 
 
 def _checked_folder(folder: Any) -> pathlib.Path:

@@ -133,8 +133,10 @@ def _checked_folder(path: pathlib.Path) -> pathlib.Path:
         path = path.parent
     if (path / SAMPLES).is_file():
         return path
-    said = "must be a folder that tfmp.callbacks.ScaleMonitor wrote"
-    said = f"{said}, as each of `log_dirs`"
+    said = (
+        "must be a folder that tfmp.callbacks.ScaleMonitor wrote, as each of "
+        "`log_dirs`"
+    )
     if not path.is_dir():
         raise ValueError(f"`log_dir` {said}. Received: {str(path)!r}")
     inside = sorted(str(p.parent) for p in path.glob(f"*/{SAMPLES}"))
