@@ -25,6 +25,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import choice_workloads
+import fine_tuning
 import keras
 import measuring
 import numpy as np
@@ -39,13 +40,15 @@ from tfmp.conversion.records import flatten
 BASE = "bfloat16"
 KERAS = "Keras float8"
 PROJECTIONS = ("query", "key", "value", "attention_output")
+PRESET = "delayed_high_precision_projections"
+DENSE = keras.layers.Dense, keras.layers.EinsumDense
 HEADS = ["what is in FP8", "seeds", "loss", "above bfloat16", "+-"]
 Row = Callable[[keras.Model], None]
 
 
-def contractions(model: keras.Model) -> dict[str, keras.Layer]:
-    """Returns the dense layers of a model, by path."""
-    kinds = (keras.layers.Dense, keras.layers.EinsumDense)
+def products(model: keras.Model) -> dict[str, keras.Layer]:
+    """Returns the dense layers and convolutions of a model, by path."""
+    kinds = *DENSE, keras.layers.Conv2D
     every = flatten(model).items()
     return {path: each for path, each in every if isinstance(each, kinds)}
 
@@ -70,7 +73,7 @@ def by(recipe: str, chosen: Callable[[str], bool] = every) -> Row:
 
     def row(model: keras.Model) -> None:
         low = tfmp.Policy("mixed_float8", recipe)
-        paths = [path for path in contractions(model) if chosen(path)]
+        paths = [path for path in products(model) if chosen(path)]
         choice = tfmp.PrecisionMap(dict.fromkeys(paths, low), "mixed_bfloat16")
         tfmp.convert(model, choice, filter="all")
 
@@ -78,12 +81,12 @@ def by(recipe: str, chosen: Callable[[str], bool] = every) -> Row:
 
 
 def like(how: Arithmetic, chosen: Callable[[str], bool] = every) -> Row:
-    """Some layers in another library's arithmetic."""
+    """Some layers in another library's arithmetic, convolutions never."""
 
     def row(model: keras.Model) -> None:
         in_bfloat16(model)
-        for path, layer in contractions(model).items():
-            if chosen(path):
+        for path, layer in products(model).items():
+            if isinstance(layer, DENSE) and chosen(path):
                 peers.become(layer, how)
 
     return row
@@ -92,15 +95,23 @@ def like(how: Arithmetic, chosen: Callable[[str], bool] = every) -> Row:
 def in_keras_float8(model: keras.Model) -> None:
     """All layers by Keras' own `quantize`."""
     in_bfloat16(model)
-    for layer in contractions(model).values():
-        layer.quantize("float8")
+    for layer in products(model).values():
+        if isinstance(layer, DENSE):
+            layer.quantize("float8")
 
 
 FORWARD = Arithmetic(backward=None, grads=None)
+GPT = choice_workloads.TASKS["gpt"]
+TASKS = {
+    **choice_workloads.TASKS,
+    "gpt-256": GPT._replace(make=lambda: choice_workloads.gpt(width=256)),
+    "bert": fine_tuning.TASK,
+}
 ROWS: dict[str, Row] = {
     BASE: in_bfloat16,
     "delayed": by("delayed"),
     "current": by("current"),
+    "projections' outputs in bfloat16": by(PRESET),
     "all but projections": by("delayed", lambda path: not is_projection(path)),
     "projections alone": by("delayed", is_projection),
     KERAS: in_keras_float8,
@@ -167,7 +178,9 @@ def arguments() -> Any:
     """The command line."""
     parser = measuring.parser(__doc__, 5)
     parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path("."))
-    parser.add_argument("--workloads", nargs="+", default=["gpt"])
+    parser.add_argument(
+        "--workloads", nargs="+", choices=TASKS, default=["gpt"]
+    )
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--part", type=int, default=1, help="of the data, 1 of")
     return parser.parse_args()
@@ -179,7 +192,7 @@ def main() -> None:
     path = pathlib.Path(args.out) if args.out else None
     found = json.loads(path.read_text()) if path and path.exists() else {}
     for name in args.workloads:
-        task = choice_workloads.TASKS[name]
+        task = TASKS[name]
         split = part(task.data(args.data), args.part)
         of_part = found.setdefault("losses", {}).setdefault(
             f"{name}, 1 of {args.part}", {}

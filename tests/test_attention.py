@@ -472,6 +472,22 @@ def test_a_policy_map_chooses_projections(make):
 
 
 @MAKERS
+def test_outputs_of_projections_in_the_compute_dtype(make):
+    recipe = DelayedScaling(high_precision_projections=("output",))
+    expected = DelayedScaling(high_precision=("output",))
+    layer = make(True, dtype=low(recipe))
+    layer.build([None, 5, 16], [None, 5, 16])
+    children = layer.query_dense, layer.value_dense, layer.output_dense
+    assert {child.recipe for child in children} == {expected}
+    # By a map that says so of a part, and by one that says otherwise.
+    policies = tfmp.PrecisionMap({"key": low("current")}, default=low(recipe))
+    layer = make(True, dtype=policies, name="mine")
+    layer.build([None, 5, 16], [None, 5, 16])
+    assert layer.query_dense.recipe == expected
+    assert layer.key_dense.recipe == CurrentScaling()
+
+
+@MAKERS
 def test_fp8_scores_and_flash_attention_exclude_each_other(make):
     layer = make(True, dtype=low(FP8_SCORES), flash_attention=True)
     with pytest.raises(ValueError, match=r"`flash_attention` must .*Received:"):

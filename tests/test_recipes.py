@@ -22,6 +22,7 @@ SHARED = {
     "grads": "E5M2",
     "high_precision": ("output", "kernel_grad"),
     "attention": True,
+    "high_precision_projections": ("output",),
 }
 DELAYED = {
     **SHARED,
@@ -65,6 +66,7 @@ shared_fields = {
     "grads": formats_of_roles,
     "high_precision": subsets["high_precision"],
     "attention": st.booleans(),
+    "high_precision_projections": subsets["high_precision"],
 }
 delayed_fields = {
     **shared_fields,
@@ -176,6 +178,7 @@ def test_frozen(recipe):
         ("kernel", ("E4M3", "E5M2")),
         ("grads", ("E4M3", "E5M2")),
         ("high_precision", ((), ("output",))),
+        ("high_precision_projections", ((), ("output",))),
         ("attention", (False, True)),
         ("amax_history_len", (16, 17)),
         ("amax_compute_algo", ("max", "most_recent")),
@@ -294,6 +297,18 @@ def test_as_current(recipe):
     assert current.as_current() == current
 
 
+@each_class
+def test_what_a_recipe_is_in_projections(cls):
+    recipe = cls(
+        margin=2,
+        high_precision=("kernel_grad",),
+        high_precision_projections=("output",),
+    )
+    expected = cls(margin=2, high_precision=("output", "kernel_grad"))
+    assert recipe.in_projections() == expected
+    assert expected.in_projections() is expected
+
+
 # Field, value, error, and what of the value the message shows.
 ERRORS = [
     ("margin", -1, ValueError, "-1"),
@@ -315,6 +330,8 @@ ERRORS = [
     ("high_precision", "output", TypeError, "'output'"),
     ("high_precision", (1,), TypeError, "1"),
     ("high_precision", None, TypeError, "None"),
+    ("high_precision_projections", ("query",), ValueError, "'query'"),
+    ("high_precision_projections", "output", TypeError, "'output'"),
     ("attention", 1, TypeError, "1"),
     ("attention", None, TypeError, "None"),
     ("attention", "dpa", TypeError, "'dpa'"),

@@ -186,6 +186,17 @@ def recipe_at(
     return recipe_of(policy_at(policy, path))
 
 
+def in_projections(
+    policy: keras.DTypePolicy, path: str | None
+) -> keras.DTypePolicy:
+    """Returns what a policy, or map, is for a projection of attention."""
+    own = policy_at(policy, path)
+    recipe = recipe_of(own)
+    if recipe is None or not recipe.high_precision_projections:
+        return policy
+    return Policy(own.name, recipe.in_projections())
+
+
 def set_global_policy(policy: Any) -> None:
     """Sets the policy of all layers that are built without one.
 

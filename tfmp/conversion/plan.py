@@ -106,6 +106,8 @@ class Conversion:
             wide = layer.compute_dtype == "float32" and not _is_open(parent)
             return (layer.dtype_policy, PREPARES.reason) if wide else None
         policy = self.policy[path if key is None else key]
+        if _is_attention(parent):
+            policy = policies.in_projections(policy, path)
         if policies.recipe_of(policy) is None:
             return self.decide_wide(layer, parent, policy, key is not None)
         return self.decide(layer, path, parent, policy)
@@ -217,6 +219,11 @@ class Conversion:
 
 def _parent(layers: dict[str, keras.Layer], path: str) -> keras.Layer | None:
     return layers.get(path.rpartition("/")[0])
+
+
+def _is_attention(parent: keras.Layer | None) -> bool:
+    """Whether what is in a layer are projections of attention."""
+    return parent is not None and "Attention" in stock_class(parent).__name__
 
 
 def _in_float32(

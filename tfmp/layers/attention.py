@@ -28,7 +28,8 @@ class Float8Attention(Policied, Measured, Base):
     The layer has no FP8 state of its own: each of its projections, which
     Keras creates in `build`, becomes a `tfmp.layers.EinsumDense`.  With a
     recipe that says `attention=True`, the products between them run on FP8
-    operands too.  Without a recipe the layer is the Keras layer.
+    operands too; one with `high_precision_projections` keeps products of the
+    projections out.  Without a recipe the layer is the Keras layer.
     """
 
     @property
@@ -72,6 +73,8 @@ class Float8Attention(Policied, Measured, Base):
             if isinstance(child, keras.layers.EinsumDense):
                 # In a layer that was frozen before `build`, it is not yet.
                 child.trainable = child.trainable and self.trainable
+                policy = policies.in_projections(child.dtype_policy, child.path)
+                internals.set_policy(child, policy)
                 swapping.swap(child, EinsumDense)
 
     def float8_operators(self) -> dict[str, recipes.Recipe]:

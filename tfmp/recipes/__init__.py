@@ -47,10 +47,16 @@ PRESETS: dict[str, Recipe] = {
     "delayed_high_precision_kernel_grad": DelayedScaling(
         high_precision=("kernel_grad",)
     ),
+    "delayed_high_precision_projections": DelayedScaling(
+        high_precision_projections=("output",)
+    ),
     "current": CurrentScaling(),
     "current_e4m3": CurrentScaling(fp8_format="E4M3"),
     "current_high_precision_kernel_grad": CurrentScaling(
         high_precision=("kernel_grad",)
+    ),
+    "current_high_precision_projections": CurrentScaling(
+        high_precision_projections=("output",)
     ),
 }
 

@@ -36,6 +36,8 @@ class Emulated(Recipe):
         backward_rounding: of gradients.
         high_precision: the products whose operands stay in the compute dtype:
             any of `"output"`, `"input_grad"`, `"kernel_grad"`.
+        high_precision_projections: those that do so besides in attention's
+            projections of query, key, value and output.
         attention: whether attention's products of scores and values are
             emulated too.
         seed: for `"stochastic"`, an integer from 0 to 2**29.  The random
@@ -63,6 +65,7 @@ class Emulated(Recipe):
     backward_rounding: str = "nearest"
     high_precision: tuple[str, ...] = ()
     attention: bool = False
+    high_precision_projections: tuple[str, ...] = ()
     seed: int = 0
 
     emulates = True
@@ -77,8 +80,8 @@ class Emulated(Recipe):
             self._set(role, _known(role, given))
         for name in ("rounding", "backward_rounding"):
             checks.choice(name, getattr(self, name), formats.ROUNDINGS)
-        products = checks.names("high_precision", self.high_precision, PRODUCTS)
-        self._set("high_precision", products)
+        for name in ("high_precision", "high_precision_projections"):
+            self._set(name, checks.names(name, getattr(self, name), PRODUCTS))
         checks.boolean("attention", self.attention)
         checks.integer("seed", self.seed, 0, 2**29)
 

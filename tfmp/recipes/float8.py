@@ -34,6 +34,8 @@ class Float8Recipe(Recipe):
             role; None takes it from `fp8_format`.
         high_precision: the products that stay in the compute dtype: any of
             `"output"`, `"input_grad"`, `"kernel_grad"`.
+        high_precision_projections: those that do so besides in attention's
+            projections of query, key, value and output.
         attention: whether attention's products of scores and values run on
             FP8 operands too, each scaled by its own amax; Transformer Engine
             calls it `fp8_dpa`.
@@ -55,6 +57,7 @@ class Float8Recipe(Recipe):
     grads: str | None = None
     high_precision: tuple[str, ...] = ()
     attention: bool = False
+    high_precision_projections: tuple[str, ...] = ()
 
     current: ClassVar[Any] = ROLES  # type: ignore[misc]
 
@@ -66,8 +69,9 @@ class Float8Recipe(Recipe):
                 default if getattr(self, role) is None else getattr(self, role)
             )
             object.__setattr__(self, role, _float8_name(role, name))
-        products = checks.names("high_precision", self.high_precision, PRODUCTS)
-        object.__setattr__(self, "high_precision", products)
+        for name in ("high_precision", "high_precision_projections"):
+            products = checks.names(name, getattr(self, name), PRODUCTS)
+            object.__setattr__(self, name, products)
         checks.boolean("attention", self.attention)
         self._check_operands()
 
@@ -126,8 +130,8 @@ class DelayedScaling(Float8Recipe):
     guide; the defaults are those of its examples.
 
     Args:
-        margin, fp8_format, inputs, kernel, grads, high_precision, attention:
-            see `Float8Recipe`.
+        margin, fp8_format, inputs, kernel, grads, high_precision, attention,
+            high_precision_projections: see `Float8Recipe`.
         amax_history_len: length of the window, in steps, from 1 to 4096.
         amax_compute_algo: `"max"` of the window, or `"most_recent"`.
         current: the roles that use current scaling all the same.
@@ -163,8 +167,8 @@ class CurrentScaling(Float8Recipe):
         scale = 2**floor(log2(max / max(abs(x)))) * 2**-margin
 
     Args:
-        margin, fp8_format, inputs, kernel, grads, high_precision, attention:
-            see `Float8Recipe`.
+        margin, fp8_format, inputs, kernel, grads, high_precision, attention,
+            high_precision_projections: see `Float8Recipe`.
 
     >>> CurrentScaling(fp8_format="E4M3").grads
     'E4M3'

@@ -24,6 +24,8 @@ class Recipe:
         emulates: whether the products are emulated: operands with the values
             of a format, multiplied in float32.  Such a product is not FP8.
         high_precision: the products that stay in the compute dtype.
+        high_precision_projections: those that do so besides, of attention's
+            projections: query, key, value and output.
         attention: whether attention's own products run by the recipe too.
         current: the roles whose scale comes from the tensor itself.
         window: how many steps other scales follow from.
@@ -37,6 +39,7 @@ class Recipe:
     # With types, these would be the first fields of every recipe.
     emulates = False
     high_precision = cast(Any, ())
+    high_precision_projections = cast(Any, ())
     attention = cast(Any, False)
     current = cast(Any, ROLES)
     window = cast(Any, 1)
@@ -79,6 +82,14 @@ class Recipe:
         added = checks.names("products", products, PRODUCTS)
         fields: Any = {"high_precision": (*self.high_precision, *added)}
         return dataclasses.replace(self, **fields)
+
+    def in_projections(self) -> Recipe:
+        """Returns what the recipe is for a projection of attention."""
+        if not self.high_precision_projections:
+            return self
+        fields: Any = {"high_precision_projections": ()}
+        plain = dataclasses.replace(self, **fields)
+        return plain.keep_high_precision(self.high_precision_projections)
 
     def as_current(self) -> Recipe:
         """Returns the same formats and products with current scaling."""
