@@ -25,6 +25,7 @@ LEVELS = (
         "internals",
         "naming",
         "pass_internals",
+        "saving_internals",
         "sealing",
         "tables",
         "version",
@@ -94,6 +95,7 @@ PRIVATE_IMPORTS = {
         "keras.src.backend.common.global_state",
         "keras.src.models.functional.Functional",
     ],
+    "saving_internals.py": ["keras.src.saving.saving_lib"],
     "internals.py": [
         "keras.src.backend.AutocastScope",
         "keras.src.backend.common.global_state",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 import pathlib
 import random
 import re
@@ -278,25 +280,37 @@ def test_keep_seeds(model, tmp_path, seeds):
         model.load_weights(tmp_path / name)
 
 
-def test_a_save_that_fails_leaves_the_old_file(model, path):
+def test_a_save_that_fails_leaves_the_old_file(model, path, monkeypatch):
     before = path.read_bytes()
     with pytest.raises(TypeError, match="`notes` must be"):
         checkpoints.save_weights(model, path, {"a": object()})
 
-    def half(path):
-        path.write_bytes(b"half")
+    def full(handle):
         raise OSError("disk full")
 
+    monkeypatch.setattr(sealing.os, "fsync", full)
     with pytest.raises(OSError, match="disk full"):
-        sealing.write(path, half, {})
+        checkpoints.save_weights(model, path)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_remains_of_a_killed_process_go_in_time(model, path):
+    remains = [path.with_name(f".{path.name}.{n}.part") for n in range(2)]
+    other = path.with_name(".b.weights.h5.0.part")
+    for each in (*remains, other):
+        each.write_bytes(b"half")
+    for each in (remains[0], other):
+        os.utime(each, (0, 0))
+    checkpoints.save_weights(model, path)
+    left = sorted(p.name for p in path.parent.iterdir())
+    assert left == sorted([path.name, remains[1].name, other.name])
 
 
 def test_notes_of_any_length(tmp_path):
     for length in range(380, 520):
         path = tmp_path / "a"
-        sealing.write(path, lambda p: p.write_bytes(b"body"), "x" * length)
+        sealing.write(path, lambda: io.BytesIO(b"body"), "x" * length)
         assert sealing.read(path) == "x" * length
         assert path.stat().st_size in (516, 1028)
 

@@ -15,10 +15,15 @@ The digest is that of everything behind the first line, so that
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
+import io
 import json
 import os
 import pathlib
+import secrets
+import time
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
@@ -26,51 +31,65 @@ MARK = b"tfmp sha256 "
 FIRST_LINE = len(MARK) + 64 + 1
 SMALLEST_HEAD = 512
 CHUNK = 1 << 20
+PART = ".part"
+DEAD_AFTER = 3600.0  # seconds without a byte
 
 
 def write(
-    path: pathlib.Path, body: Callable[[pathlib.Path], None], notes: Any
+    path: pathlib.Path, body: Callable[[], io.BytesIO], notes: Any
 ) -> None:
     """Writes a sealed file, or replaces it, in one step.
 
-    At every moment there is the old file or the new one, on disk and whole,
-    also if the process is killed or the machine stops.
+    At every moment there is the old file or a new one, on disk and whole,
+    also if the process is killed or the machine stops, and if several write:
+    the last one to end decides.
 
     Args:
         path: where to; missing folders are made.
-        body: writes the file itself to the path it is given, which is in the
-            same folder and has the same suffixes.
+        body: returns the file itself.
         notes: what goes into the head, as JSON has it.
 
     Raises:
         TypeError: if JSON cannot have the notes.
     """
     head = _head(notes)
-    bare = path.with_name(f".bare.{path.name}")
-    part = path.with_name(f".part.{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        body(bare)
-        with open(bare, "rb") as source, open(part, "wb") as target:
-            _write(target, head, source)
-        os.replace(part, path)
-        _sync_folder(path.parent)
-    finally:
-        bare.unlink(missing_ok=True)
-        part.unlink(missing_ok=True)
+    content = body().getbuffer()
+    digest = hashlib.sha256(head)
+    digest.update(content)
+    first = MARK + digest.hexdigest().encode() + b"\n"
+    _replace(path, first, head, content)
+    _sync_folder(path.parent)
 
 
 def replace(path: pathlib.Path, data: bytes) -> None:
     """Writes a file without a seal, or replaces it, in one step."""
-    part = path.with_name(f".part.{path.name}")
+    _replace(path, data)
+
+
+def _replace(path: pathlib.Path, *parts: bytes | memoryview) -> None:
+    """Writes beside the file, under a name of its own, and renames."""
+    _remove_remains(path)
+    token = secrets.token_hex(8)
+    part = path.with_name(f".{path.name}.{token}{PART}")
     try:
-        with open(part, "wb") as target:
-            target.write(data)
+        with open(part, "xb") as target:
+            for each in parts:
+                target.write(each)
             target.flush()
             os.fsync(target.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _remove_remains(path: pathlib.Path) -> None:
+    """Removes what processes that were killed left beside a file, in time."""
+    pattern = f".{glob.escape(path.name)}.*{PART}"
+    for part in path.parent.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):  # somebody else did
+            if time.time() - part.stat().st_mtime > DEAD_AFTER:
+                part.unlink()
 
 
 def _head(notes: Any) -> bytes:
@@ -89,18 +108,6 @@ def _head(notes: Any) -> bytes:
     return line.ljust(size - FIRST_LINE - 1) + b"\n"
 
 
-def _write(target: IO[bytes], head: bytes, source: IO[bytes]) -> None:
-    digest = hashlib.sha256(head)
-    target.write(MARK + b"0" * 64 + b"\n" + head)
-    for chunk in _chunks(source):
-        digest.update(chunk)
-        target.write(chunk)
-    target.seek(len(MARK))
-    target.write(digest.hexdigest().encode())
-    target.flush()
-    os.fsync(target.fileno())
-
-
 def read(path: pathlib.Path) -> Any:
     """Returns the notes of a sealed file, None if it was never sealed.
 
@@ -109,14 +116,19 @@ def read(path: pathlib.Path) -> Any:
         ValueError: if the file is not what was sealed.
     """
     with open(path, "rb") as file:
-        first = file.readline(FIRST_LINE)
-        if not first.startswith(MARK):
-            return None
-        digest = hashlib.sha256()
-        head = file.readline()
-        digest.update(head)
-        for chunk in _chunks(file):
-            digest.update(chunk)
+        return read_open(file, path)
+
+
+def read_open(file: IO[bytes], path: pathlib.Path) -> Any:
+    """Returns the same of a file that was opened as `path`."""
+    first = file.readline(FIRST_LINE)
+    if not first.startswith(MARK):
+        return None
+    digest = hashlib.sha256()
+    head = file.readline()
+    digest.update(head)
+    for chunk in _chunks(file):
+        digest.update(chunk)
     if first != MARK + digest.hexdigest().encode() + b"\n":
         raise ValueError(
             "`path` must be a whole file, but this one was cut short or "
@@ -124,6 +136,14 @@ def read(path: pathlib.Path) -> Any:
             f"first line. Received: {str(path)!r}"
         )
     return json.loads(head)
+
+
+def is_still(file: IO[bytes], path: pathlib.Path) -> bool:
+    """Whether an open file is the one that has the name now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:

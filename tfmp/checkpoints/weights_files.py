@@ -9,14 +9,15 @@ import pathlib
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 import keras
 import numpy as np
 
-from tfmp import checks, sealing
+from tfmp import checks, saving_internals, sealing
 from tfmp.checkpoints.state import all_or_nothing, unsaved
 
+ATTEMPTS = 100  # to read a file that others replace
 SUFFIXES = (".weights.h5", ".keras")
 STARTS = (b"\x89HDF\r\n\x1a\n", b"PK")
 FIRST_MISFIT = re.compile(
@@ -62,7 +63,7 @@ def save_weights(
     checks.instance("notes", notes, Mapping | None, said)
     extra = {name: _encode(v) for name, v in unsaved(model).items()}
     head = {"notes": dict(notes or {}), "layers": _layers(model), **extra}
-    sealing.write(checked, model.save_weights, head)
+    sealing.write(checked, lambda: saving_internals.weights_of(model), head)
 
 
 def load_weights(
@@ -100,15 +101,16 @@ def load_weights(
     """
     checked = _checked(path, SUFFIXES)
     _check_built(model)
-    head = _read(checked)
-    _check_layers(model, head.get("layers", []), checked)
     with all_or_nothing(model):
-        optimizer = getattr(model, "optimizer", None)
-        if optimizer is not None and not optimizer.built:
-            optimizer.build(model.trainable_variables)
-        _load(model, checked)
-        _load_unsaved(model, head, checked)
-    return dict(head.get("notes", {}))
+        for _ in range(ATTEMPTS):
+            with open(checked, "rb") as file:
+                head = _load_open(model, file, checked)
+                if sealing.is_still(file, checked):
+                    return dict(head.get("notes", {}))
+        raise ValueError(
+            "`path` must be a file that rests while it is read. Received: "
+            f"{str(path)!r}, which was replaced {ATTEMPTS} times meanwhile"
+        )
 
 
 def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -131,7 +133,9 @@ def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
     ValueError: `path` must end in '.weights.h5' or '.keras'. Received: \
 'model.weights'
     """
-    return dict(_read(_checked(path, SUFFIXES)).get("notes", {}))
+    checked = _checked(path, SUFFIXES)
+    with open(checked, "rb") as file:
+        return dict(_head(file, checked).get("notes", {}))
 
 
 def _checked(path: Any, suffixes: Sequence[str]) -> pathlib.Path:
@@ -153,15 +157,32 @@ def _check_built(model: keras.Model) -> None:
         )
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def _load_open(
+    model: keras.Model, file: IO[bytes], path: pathlib.Path
+) -> dict[str, Any]:
+    """Loads what an open file holds, and what the path does; returns the head.
+
+    Keras opens the path itself: it may be another file by then.
+    """
+    head = _head(file, path)
+    _check_layers(model, head.get("layers", []), path)
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and not optimizer.built:
+        optimizer.build(model.trainable_variables)
+    _load(model, path)
+    _load_unsaved(model, head, path)
+    return head
+
+
+def _head(file: IO[bytes], path: pathlib.Path) -> dict[str, Any]:
     """Returns what `save_weights` put in the head, nothing for Keras' files.
 
     A head that is not recognised is no head: the file must then start as
     those of Keras do, so that no change makes one pass for the other.
     """
-    head = sealing.read(path)
-    with open(path, "rb") as file:
-        start = file.read(len(STARTS[0]))
+    head = sealing.read_open(file, path)
+    file.seek(0)
+    start = file.read(len(STARTS[0]))
     if head is None and not start.startswith(STARTS):
         raise ValueError(
             "`path` must be a weights file, HDF5 or `.keras`. Received: "
