@@ -25,6 +25,7 @@ LEVELS = (
         "internals",
         "naming",
         "pass_internals",
+        "plain_values",
         "saving_internals",
         "sealing",
         "tables",
@@ -82,7 +83,7 @@ STATE = {"first_use.py": ["_waiting"]}  # emptied once, never filled again
 PRIVATE_IMPORTS = {
     "analysis/libraries.py": ["importlib.import_module"],
     "command_line/model_files.py": ["importlib.import_module"],
-    "precision_map.py": ["importlib.import_module"],
+    "plain_values.py": ["importlib.import_module"],
     "reporting/drawing.py": ["importlib.import_module"],
     "exporting/runtimes.py": ["importlib.import_module"],
     "inspection/jax_compiler.py": ["importlib.import_module"],

@@ -90,7 +90,7 @@ def test_what_is_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
 
     save()
     other, replaced = make(), []
-    read = sealing.read_open
+    read = sealing.read
 
     def read_and_replace(file, path):
         found = read(file, path)
@@ -99,7 +99,7 @@ def test_what_is_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
             replaced.append(found["notes"])
         return found
 
-    monkeypatch.setattr(sealing, "read_open", read_and_replace)
+    monkeypatch.setattr(sealing, "read", read_and_replace)
     assert checkpoints.load_weights(other, path) == {"step": 4}
     assert all((v.numpy() == 4).all() for v in other.weights)
     before = [v.numpy() for v in other.weights]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import re
@@ -11,7 +10,14 @@ from typing import Any
 
 import keras
 
-from tfmp import callers, checks, internals, policies, recipes
+from tfmp import (
+    callers,
+    checks,
+    internals,
+    plain_values,
+    policies,
+    recipes,
+)
 
 KEYS = ("default", "policies")
 FORMS = (
@@ -129,13 +135,14 @@ class PrecisionMap(keras.dtype_policies.DTypePolicyMap):
             ValueError: if the file holds something else.
         """
         path = checks.path("path", path)
-        read = _yaml if path.suffix in (".yaml", ".yml") else json.loads
+        is_yaml = path.suffix in (".yaml", ".yml")
+        read = plain_values.from_yaml if is_yaml else plain_values.from_json
         try:
             return cls(**_arguments(read(path.read_text(encoding="utf-8"))))
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"the file of `path` must hold {FORMS}, in JSON or YAML "
-                f"({error}). Received: {str(path)!r}"
+                f"({plain_values.shortened(error)}). Received: {str(path)!r}"
             ) from error
 
     def save(self, path: Any) -> None:
@@ -190,20 +197,6 @@ def _checked_keys(name: str, content: object) -> dict[str, Any]:
             f"Received: {content!r}"
         )
     return content
-
-
-def _yaml(text: str) -> Any:
-    try:
-        yaml = importlib.import_module("yaml")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "`path` is a YAML file, which needs PyYAML: pip install pyyaml. "
-            "A .json file needs nothing."
-        ) from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
 
 
 def _holds(key: str, path: str) -> bool:

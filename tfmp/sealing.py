@@ -108,19 +108,16 @@ def _head(notes: Any) -> bytes:
     return line.ljust(size - FIRST_LINE - 1) + b"\n"
 
 
-def read(path: pathlib.Path) -> Any:
+def read(file: IO[bytes], path: pathlib.Path) -> Any:
     """Returns the notes of a sealed file, None if it was never sealed.
 
+    Args:
+        file: open at its start.
+        path: for errors.
+
     Raises:
-        FileNotFoundError: if there is no such file.
         ValueError: if the file is not what was sealed.
     """
-    with open(path, "rb") as file:
-        return read_open(file, path)
-
-
-def read_open(file: IO[bytes], path: pathlib.Path) -> Any:
-    """Returns the same of a file that was opened as `path`."""
     first = file.readline(FIRST_LINE)
     if not first.startswith(MARK):
         return None
@@ -135,7 +132,13 @@ def read_open(file: IO[bytes], path: pathlib.Path) -> Any:
             "changed after it was written: its SHA-256 is not the one in its "
             f"first line. Received: {str(path)!r}"
         )
-    return json.loads(head)
+    try:
+        return json.loads(head)
+    except (RecursionError, ValueError) as error:
+        raise ValueError(
+            "`path` must be a file with a head in JSON. "
+            f"Received: {str(path)!r}"
+        ) from error
 
 
 def is_still(file: IO[bytes], path: pathlib.Path) -> bool:

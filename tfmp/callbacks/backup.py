@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import warnings
@@ -11,7 +12,7 @@ import keras
 import numpy as np
 
 from tfmp import checkpoints, checks, internals
-from tfmp.callbacks import kept
+from tfmp.callbacks import backup_notes, kept
 from tfmp.switching.notes import precision_of, put_in_force
 
 
@@ -125,7 +126,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         """Loads the first file that can be, and returns its notes."""
         path, *others = there
         try:
-            notes = self._notes(path)
+            notes = backup_notes.checked(checkpoints.read_notes(path), path)
             put_in_force(self.model, notes.pop("precision", None))
             checkpoints.load_weights(self.model, path)
         except ValueError as fault:
@@ -141,15 +142,6 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         known = notes.pop("callbacks", {})
         kept.give_back(self._callbacks, known)
         self._resumed = (path, known) if notes["batch"] else None
-        return notes
-
-    def _notes(self, path: pathlib.Path) -> dict[str, Any]:
-        notes = checkpoints.read_notes(path)
-        if "batch" not in notes:
-            raise ValueError(
-                "`backup_dir` must be for backups of this callback alone. "
-                f"Received: {str(path)!r}, which another one has written"
-            )
         return notes
 
     def _go_on(
@@ -242,8 +234,10 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         epochs: list[int],
         history: dict[str, list[Any]],
     ) -> None:
-        if self.double_checkpoint and self._latest.exists():
-            os.replace(self._latest, self._previous)
+        if self.double_checkpoint:
+            # Another worker may have done it, or not have saved yet.
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(self._latest, self._previous)
         notes = {
             "first_epoch": self._first_epoch,
             "epoch": epoch,

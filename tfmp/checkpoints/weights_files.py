@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import os
 import pathlib
@@ -12,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 import keras
-import numpy as np
 
 from tfmp import checks, saving_internals, sealing
+from tfmp.checkpoints import heads
 from tfmp.checkpoints.state import all_or_nothing, unsaved
 
 ATTEMPTS = 100  # to read a file that others replace
@@ -61,7 +60,7 @@ def save_weights(
     _check_built(model)
     said = "a dictionary, or None"
     checks.instance("notes", notes, Mapping | None, said)
-    extra = {name: _encode(v) for name, v in unsaved(model).items()}
+    extra = {name: heads.encode(v) for name, v in unsaved(model).items()}
     head = {"notes": dict(notes or {}), "layers": _layers(model), **extra}
     sealing.write(checked, lambda: saving_internals.weights_of(model), head)
 
@@ -106,7 +105,7 @@ def load_weights(
             with open(checked, "rb") as file:
                 head = _load_open(model, file, checked)
                 if sealing.is_still(file, checked):
-                    return dict(head.get("notes", {}))
+                    return head["notes"]
         raise ValueError(
             "`path` must be a file that rests while it is read. Received: "
             f"{str(path)!r}, which was replaced {ATTEMPTS} times meanwhile"
@@ -135,7 +134,7 @@ def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     checked = _checked(path, SUFFIXES)
     with open(checked, "rb") as file:
-        return dict(_head(file, checked).get("notes", {}))
+        return _head(file, checked)["notes"]
 
 
 def _checked(path: Any, suffixes: Sequence[str]) -> pathlib.Path:
@@ -165,7 +164,7 @@ def _load_open(
     Keras opens the path itself: it may be another file by then.
     """
     head = _head(file, path)
-    _check_layers(model, head.get("layers", []), path)
+    _check_layers(model, head["layers"], path)
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and not optimizer.built:
         optimizer.build(model.trainable_variables)
@@ -180,7 +179,7 @@ def _head(file: IO[bytes], path: pathlib.Path) -> dict[str, Any]:
     A head that is not recognised is no head: the file must then start as
     those of Keras do, so that no change makes one pass for the other.
     """
-    head = sealing.read_open(file, path)
+    head = sealing.read(file, path)
     file.seek(0)
     start = file.read(len(STARTS[0]))
     if head is None and not start.startswith(STARTS):
@@ -188,7 +187,7 @@ def _head(file: IO[bytes], path: pathlib.Path) -> dict[str, Any]:
             "`path` must be a weights file, HDF5 or `.keras`. Received: "
             f"{str(path)!r}, which starts with {start!r}"
         )
-    return head or {}
+    return heads.checked({} if head is None else head, path)
 
 
 def _layers(model: keras.Model) -> list[str]:
@@ -227,27 +226,15 @@ def _reason(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def _encode(group: Sequence[keras.Variable]) -> list[list[Any]]:
-    values = [np.array(variable.numpy()) for variable in group]
-    return [
-        [v.dtype.name, v.shape, base64.b64encode(v.tobytes()).decode()]
-        for v in values
-    ]
-
-
 def _load_unsaved(
     model: keras.Model, head: Mapping[str, Any], path: pathlib.Path
 ) -> None:
     """Loads seeds and metrics; before a first step, metrics may be missing."""
     for name, group in unsaved(model).items():
-        saved = head.get(name, [])
-        ours = [[v.dtype, list(v.shape)] for v in group]
-        if ours == [[dtype, shape] for dtype, shape, _ in saved]:
-            for variable, (dtype, shape, data) in zip(
-                group, saved, strict=True
-            ):
-                value = np.frombuffer(base64.b64decode(data), dtype)
-                variable.assign(value.reshape(shape))
+        saved = head[name]
+        if heads.fits(saved, group):
+            for variable, value in zip(group, saved, strict=True):
+                variable.assign(value)
         elif saved and name == "seeds":
             warnings.warn(
                 f"The model {model.name!r} has other random layers than the "

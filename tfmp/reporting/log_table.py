@@ -132,7 +132,7 @@ def _is_number(value: object) -> bool:
 
 def _is_histogram(value: Any) -> bool:
     pair = isinstance(value, list) and len(value) == 2
-    if not pair or not isinstance(value[0], int):
+    if not pair or not isinstance(value[0], int) or abs(value[0]) > 2**15:
         return False
     counts = value[1]
     return isinstance(counts, list) and all(

@@ -170,6 +170,8 @@ def _samples(
         try:
             found = json.loads(line)
             found["step"], found["time"] = int(found["step"]), found.get("time")
+            if abs(found["step"]) >= 2**62:
+                raise ValueError("no step")
         except (KeyError, OverflowError, RecursionError, TypeError, ValueError):
             # Only the last line can have no end: it is being written.
             broken += line.endswith(b"\n") and bool(line.strip())
