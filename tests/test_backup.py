@@ -369,3 +369,13 @@ def test_metrics_of_many_values(tmp_path):
         history = model.fit(X, y, callbacks=[backup], **options).history
         whole.append([np.asarray(each) for each in history["f1_score"]])
     np.testing.assert_array_equal(*whole)
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    backup = BackupAndRestore(tmp_path / "file" / "backup")
+    with pytest.raises(ValueError, match="`backup_dir` must be a folder that"):
+        model.fit(np.ones([4, 1]), np.ones([4, 1]), callbacks=[backup])
+    assert int(model.optimizer.iterations) == 0

@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import resource
+import shutil
 import types
 import warnings
 
@@ -554,7 +555,7 @@ def test_training_outlives_a_full_disk(tmp_path, restore_limit):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(model, monitor, FullDisk(), epochs=2)
-    faults = [w for w in caught if "could not write" in str(w.message)]
+    faults = [w for w in caught if "lost samples" in str(w.message)]
     assert len(faults) == 1 and "Training goes on" in str(faults[0].message)
     assert int(model.optimizer.iterations) == 2 * STEPS
     written = [line["step"] for line in read_lines(tmp_path)]
@@ -588,6 +589,35 @@ def test_tensorboard_reads_on_after_a_record_cut_in_two(
     log.close()
     scalars = read_scalars(tmp_path / "scales")["loss_scale"]
     assert sorted(scalars) == [1, 50]
+
+
+class Deletes(keras.callbacks.Callback):
+    """Deletes what the monitor writes, in the middle of the first epoch."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == STEPS // 2:
+            remove = shutil.rmtree if self.path.is_dir() else os.remove
+            remove(self.path)
+
+
+@pytest.mark.parametrize("name", ["log", "log/scales.jsonl", "log/scales"])
+def test_what_is_deleted_is_said_and_begun_anew(tmp_path, name):
+    folder = tmp_path / "log"
+    model, monitor = make_plain(), ScaleMonitor(folder, every=1)
+    with pytest.warns(RuntimeWarning, match="deleted") as caught:
+        fit(model, monitor, Deletes(tmp_path / name), epochs=2)
+    assert len([w for w in caught if "lost samples" in str(w.message)]) == 1
+    after = list(range(STEPS // 2 + 1, 2 * STEPS + 1))
+    every = list(range(1, 2 * STEPS + 1))
+    lines = [line["step"] for line in read_lines(folder)]
+    assert lines == (every if name == "log/scales" else after)
+    scalars = read_scalars(folder / "scales")["loss_scale"]
+    assert sorted(scalars) == (every if name.endswith("jsonl") else after)
+    assert (folder / "run.json").is_file()
 
 
 def test_a_line_cut_in_two_spoils_no_other(tmp_path):

@@ -67,6 +67,17 @@ def replace(path: pathlib.Path, data: bytes) -> None:
     _replace(path, data)
 
 
+def check_writable(folder: pathlib.Path) -> None:
+    """Makes a folder if it is not there, and a file in it, and removes that.
+
+    Raises:
+        OSError: if that cannot be done.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    replace(folder / ".writable", b"")
+    (folder / ".writable").unlink(missing_ok=True)
+
+
 def _replace(path: pathlib.Path, *parts: bytes | memoryview) -> None:
     """Writes beside the file, under a name of its own, and renames."""
     _remove_remains(path)

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmp import checkpoints, checks, internals
+from tfmp import checkpoints, checks, internals, sealing
 from tfmp.callbacks import backup_notes, kept
 from tfmp.switching.notes import precision_of, put_in_force
 
@@ -108,6 +108,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         """Restores the newest backup that is whole, if there is one."""
         self._forget()
         _check_optimizers(self.model)
+        _check_writable(self._latest.parent)
         self._callbacks = kept.before(self, internals.callbacks_beside())
         internals.start_at(self.model, None)
         there = [p for p in (self._latest, self._previous) if p.exists()]
@@ -271,6 +272,17 @@ def _optimizers(value: Any) -> list[keras.optimizers.Optimizer]:
     held = list(value.values()) if isinstance(value, dict) else value
     every = held if isinstance(held, (list, tuple)) else [held]
     return [x for x in every if isinstance(x, keras.optimizers.Optimizer)]
+
+
+def _check_writable(folder: pathlib.Path) -> None:
+    """Notices before the first epoch what would be noticed after it."""
+    try:
+        sealing.check_writable(folder)
+    except OSError as error:
+        raise ValueError(
+            "`backup_dir` must be a folder that can be written to. "
+            f"Received: {str(folder)!r} ({error})"
+        ) from error
 
 
 def _checked_folder(folder: Any) -> pathlib.Path:

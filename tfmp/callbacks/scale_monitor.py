@@ -281,8 +281,8 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
     def _warn_of(self, fault: Exception) -> None:
         self._warn(
             "write",
-            f"ScaleMonitor could not write a sample to {str(self.log_dir)!r} "
-            f"({fault}). Training goes on; further faults are not reported.",
+            f"ScaleMonitor lost samples of {str(self.log_dir)!r} ({fault}). "
+            "Training goes on; further faults are not reported.",
         )
 
     def _warn(self, key: str, message: str) -> None:

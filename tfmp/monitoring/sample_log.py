@@ -130,7 +130,8 @@ class SampleLog:
     """Writes samples into a folder, as JSON lines and for TensorBoard.
 
     Invariants: a sample has left the process when `write` returns;
-    `scales.jsonl` holds whole lines only, also on a full disk.
+    `scales.jsonl` holds whole lines only, also on a full disk.  Files that
+    somebody deletes or replaces meanwhile are begun anew, and `write` says so.
 
     Args:
         folder: is made if it is not there; what it has is appended to.
@@ -142,9 +143,14 @@ class SampleLog:
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder / TENSORBOARD
+        self._about: bytes | None = None
+        self._open()
+
+    def _open(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lines = _Lines(folder / JSON_LINES)
+        self._lines = _Lines(self._folder.with_name(JSON_LINES))
         self._board: Any = self._new_board()
+        self._events: list[pathlib.Path] = []
 
     def describe(self, run: Mapping[str, Any]) -> None:
         """Writes what the samples are of to `run.json`, whole or not at all.
@@ -153,7 +159,8 @@ class SampleLog:
             OSError: if it cannot be written.
         """
         text = json.dumps(run, indent=1) + "\n"
-        sealing.replace(self._lines.path.with_name(RUN), text.encode())
+        self._about = text.encode()
+        sealing.replace(self._lines.path.with_name(RUN), self._about)
 
     def _new_board(self) -> Any:
         return tf.summary.create_file_writer(str(self._folder))
@@ -162,15 +169,34 @@ class SampleLog:
         """Writes a sample to both files, JSON first.
 
         Raises:
+            FileNotFoundError: if it was, but those before are gone.
             OSError, tf.errors.OpError: if it cannot be written.
         """
+        gone = [path for path in self._events if not path.exists()]
+        gone += [self._lines.path] * self._lines.is_gone()
         try:
+            if gone:
+                self._begin_anew()
             self._lines.append(sample.json())
             self._write_summary(sample)
         except FAULTS:
             # Its file may end in half a record, and could not be read on.
-            self._board = None
+            self._board, self._events = None, []
             raise
+        if gone:
+            raise FileNotFoundError(
+                errno.ENOENT,
+                f"deleted, or replaced, before step {sample.step}; it is begun "
+                "anew",
+                str(gone[0]),
+            )
+
+    def _begin_anew(self) -> None:
+        self._lines.close()
+        self._open()
+        about = self._lines.path.with_name(RUN)
+        if self._about is not None and not about.exists():
+            sealing.replace(about, self._about)
 
     def _write_summary(self, sample: Sample) -> None:
         self._board = self._board or self._new_board()
@@ -180,6 +206,11 @@ class SampleLog:
                 sample.summary(), step=sample.step
             )
         self._board.flush()
+        if not self._events:
+            every = list(self._folder.glob("events.*"))
+            self._events = [
+                max(every, key=lambda path: path.stat().st_mtime_ns)
+            ]
 
     def close(self) -> None:
         """Closes both files.
@@ -214,6 +245,14 @@ class _Lines:
         self.path = path
         self._file: Any = open(path, "ab", buffering=0)
         self._torn = _is_torn(path)
+
+    def is_gone(self) -> bool:
+        """Whether the path is no longer that of the file."""
+        try:
+            own = os.fstat(self._file.fileno())
+            return not os.path.samestat(own, self.path.stat())
+        except FileNotFoundError:
+            return True
 
     def append(self, line: str) -> None:
         """Appends a line, or leaves the file as it was.
