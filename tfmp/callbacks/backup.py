@@ -11,8 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmp import checkpoints, checks, internals, sealing
-from tfmp.callbacks import backup_notes, kept
+from tfmp import checkpoints, checks, internals
+from tfmp.callbacks import backup_checks, backup_notes, kept
 from tfmp.switching.notes import precision_of, put_in_force
 
 
@@ -82,8 +82,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         double_checkpoint: bool = False,
         delete_checkpoint: bool = True,
     ) -> None:
-        folder = _checked_folder(backup_dir)
-        _check_frequency(save_freq)
+        folder = backup_checks.checked_folder(backup_dir)
+        backup_checks.check_frequency(save_freq)
         super().__init__(
             str(folder),
             save_freq,
@@ -107,8 +107,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     def on_train_begin(self, logs: Any = None) -> None:
         """Restores the newest backup that is whole, if there is one."""
         self._forget()
-        _check_optimizers(self.model)
-        _check_writable(self._latest.parent)
+        backup_checks.check_optimizers(self.model)
+        backup_checks.check_writable(self._latest.parent)
         self._callbacks = kept.before(self, internals.callbacks_beside())
         internals.start_at(self.model, None)
         there = [p for p in (self._latest, self._previous) if p.exists()]
@@ -249,58 +249,3 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             "callbacks": kept.gather(self._callbacks),
         }
         checkpoints.save_weights(self.model, self._latest, notes)
-
-
-def _check_optimizers(model: keras.Model) -> None:
-    """Refuses optimizers beside that of `compile` that are not built.
-
-    What those train, as in a GAN, only the user knows.
-    """
-    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    known = [model.optimizer, inner, *getattr(inner, "optimizers", [])]
-    for name, value in vars(model).items():
-        for each in [] if name.startswith("_self_") else _optimizers(value):
-            if not each.built and each not in known:
-                raise ValueError(
-                    f"`model.{name}` must be built before `fit`, for a backup "
-                    f"to restore it: call `build(variables)`. Received: {each}"
-                )
-
-
-def _optimizers(value: Any) -> list[keras.optimizers.Optimizer]:
-    """Returns the optimizers that an attribute is, or has in a container."""
-    held = list(value.values()) if isinstance(value, dict) else value
-    every = held if isinstance(held, (list, tuple)) else [held]
-    return [x for x in every if isinstance(x, keras.optimizers.Optimizer)]
-
-
-def _check_writable(folder: pathlib.Path) -> None:
-    """Notices before the first epoch what would be noticed after it."""
-    try:
-        sealing.check_writable(folder)
-    except OSError as error:
-        raise ValueError(
-            "`backup_dir` must be a folder that can be written to. "
-            f"Received: {str(folder)!r} ({error})"
-        ) from error
-
-
-def _checked_folder(folder: Any) -> pathlib.Path:
-    """Returns the path; an empty one has Keras' class of error, and words."""
-    if folder is None or (isinstance(folder, str) and not folder):
-        raise ValueError(
-            "`backup_dir` must be a path: Empty `backup_dir` argument passed. "
-            f"Received: {folder!r}"
-        )
-    return checks.path("backup_dir", folder)
-
-
-def _check_frequency(frequency: Any) -> None:
-    """Refuses with Keras' class of error, and its words."""
-    whole = isinstance(frequency, int) and not isinstance(frequency, bool)
-    by_epoch = isinstance(frequency, str) and frequency == "epoch"
-    if not by_epoch and not (whole and frequency >= 1):
-        raise ValueError(
-            "`save_freq` must be 'epoch', or an integer of 1 or more: Invalid "
-            f"value. Received: {frequency!r}"
-        )

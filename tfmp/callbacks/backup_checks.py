@@ -1,0 +1,65 @@
+"""What `BackupAndRestore` is given, checked before the first step."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import keras
+
+from tfmp import checks, sealing
+
+
+def check_optimizers(model: keras.Model) -> None:
+    """Refuses optimizers beside that of `compile` that are not built.
+
+    What those train, as in a GAN, only the user knows.
+    """
+    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    known = [model.optimizer, inner, *getattr(inner, "optimizers", [])]
+    for name, value in vars(model).items():
+        for each in [] if name.startswith("_self_") else _optimizers(value):
+            if not each.built and each not in known:
+                raise ValueError(
+                    f"`model.{name}` must be built before `fit`, for a backup "
+                    f"to restore it: call `build(variables)`. Received: {each}"
+                )
+
+
+def _optimizers(value: Any) -> list[keras.optimizers.Optimizer]:
+    """Returns the optimizers that an attribute is, or has in a container."""
+    held = list(value.values()) if isinstance(value, dict) else value
+    every = held if isinstance(held, (list, tuple)) else [held]
+    return [x for x in every if isinstance(x, keras.optimizers.Optimizer)]
+
+
+def check_writable(folder: pathlib.Path) -> None:
+    """Notices before the first epoch what would be noticed after it."""
+    try:
+        sealing.check_writable(folder)
+    except OSError as error:
+        raise ValueError(
+            "`backup_dir` must be a folder that can be written to. "
+            f"Received: {str(folder)!r} ({error})"
+        ) from error
+
+
+def checked_folder(folder: Any) -> pathlib.Path:
+    """Returns the path; an empty one has Keras' class of error, and words."""
+    if folder is None or (isinstance(folder, str) and not folder):
+        raise ValueError(
+            "`backup_dir` must be a path: Empty `backup_dir` argument passed. "
+            f"Received: {folder!r}"
+        )
+    return checks.path("backup_dir", folder)
+
+
+def check_frequency(frequency: Any) -> None:
+    """Refuses with Keras' class of error, and its words."""
+    whole = isinstance(frequency, int) and not isinstance(frequency, bool)
+    by_epoch = isinstance(frequency, str) and frequency == "epoch"
+    if not by_epoch and not (whole and frequency >= 1):
+        raise ValueError(
+            "`save_freq` must be 'epoch', or an integer of 1 or more: Invalid "
+            f"value. Received: {frequency!r}"
+        )
