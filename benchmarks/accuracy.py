@@ -65,6 +65,11 @@ def is_projection(path: str) -> bool:
     return path.rpartition("/")[2] in PROJECTIONS
 
 
+def not_last(path: str) -> bool:
+    """All but the GPT's logits."""
+    return not path.endswith("/dense_6")
+
+
 def every(path: str) -> bool:
     """All layers."""
     return True
@@ -119,6 +124,7 @@ ROWS: dict[str, Row] = {
     "delayed": by("delayed"),
     "current": by("current"),
     "projections' outputs in bfloat16": by(PRESET),
+    "and the last layer": by(PRESET, not_last),
     "all but projections": by("delayed", lambda path: not is_projection(path)),
     "projections alone": by("delayed", is_projection),
     KERAS: in_keras_float8,

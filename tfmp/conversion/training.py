@@ -1,4 +1,4 @@
-"""Has a compiled model's optimizer and train step follow a conversion."""
+"""Has optimizers and compiled programs follow a conversion."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import keras
 import tensorflow as tf
 
 from tfmp import internals
+from tfmp.conversion import programs
+from tfmp.conversion.records import flatten
 from tfmp.layers.state import states_of
 from tfmp.optimizers import LossScaleOptimizer, automatic
 
@@ -23,30 +25,41 @@ SCALED = (
 
 
 def follow(model: Any) -> list[str]:
-    """Tells a compiled model's optimizer of the FP8 state, and retraces.
+    """Tells optimizers of the FP8 state, and has programs traced again.
+
+    Those of the model, and of all others that hold one of its layers.
 
     Args:
-        model: converted or reverted; compiled or not.
+        model: a model or layer, converted or reverted; compiled or not.
 
     Returns:
         What the user should know.
     """
+    layers = list(flatten(model).values())
+    notes = []
+    for each in programs.holders(layers):
+        with each.distribute_strategy.scope():
+            notes += _follow_optimizer(each)
+            programs.drop(each)
+    programs.warn_of_stale(layers)
+    return list(dict.fromkeys(notes))
+
+
+def _follow_optimizer(model: Any) -> list[str]:
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         return []
-    notes = []
     if isinstance(optimizer, LossScaleOptimizer):
         if optimizer.built:
             optimizer.rebuild(model.trainable_variables)
     elif isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         if optimizer.built and states_of(model.trainable_variables):
             _replace(model, _bounded(optimizer))
-            notes.append(BOUNDED)
+            return [BOUNDED]
     elif _lacks_loss_scale(model):
         _replace(model, {"inner_optimizer": optimizer})
-        notes.append(SCALED)
-    retrace(model)
-    return notes
+        return [SCALED]
+    return []
 
 
 def _bounded(optimizer: Any) -> dict[str, Any]:
@@ -77,7 +90,7 @@ def _lacks_loss_scale(model: Any) -> bool:
 
 
 def retrace(model: Any) -> None:
-    """Has the compiled functions that exist traced again, at their next use."""
-    for kind in ("train", "test", "predict"):
-        if getattr(model, f"{kind}_function", None) is not None:
-            getattr(model, f"make_{kind}_function")(force=True)
+    """Has programs traced again, of all models that hold a layer of one."""
+    for each in programs.holders(flatten(model).values()):
+        with each.distribute_strategy.scope():
+            programs.drop(each)
