@@ -48,6 +48,7 @@ BASE = "bfloat16"
 KERAS = "Keras float8"
 PROJECTIONS = ("query", "key", "value", "attention_output")
 PRESET = "delayed_high_precision_projections"
+OUTPUTS = tfmp.recipes.DelayedScaling(high_precision=("output",))
 DENSE = keras.layers.Dense, keras.layers.EinsumDense
 HEADS = ["what is in FP8", "seeds", "loss", "above bfloat16", "+-"]
 Row = Callable[[keras.Model], None]
@@ -80,7 +81,7 @@ def in_bfloat16(model: keras.Model) -> None:
     tfmp.convert(model, "mixed_bfloat16")
 
 
-def by(recipe: str, chosen: Callable[[str], bool] = every) -> Row:
+def by(recipe: Any, chosen: Callable[[str], bool] = every) -> Row:
     """Some layers in FP8 by a recipe of tfmp."""
 
     def row(model: keras.Model) -> None:
@@ -125,6 +126,12 @@ ROWS: dict[str, Row] = {
     "current": by("current"),
     "projections' outputs in bfloat16": by(PRESET),
     "and the last layer": by(PRESET, not_last),
+    "all outputs in bfloat16": by(OUTPUTS),
+    "all outputs in bfloat16, E4M3": by(
+        tfmp.recipes.DelayedScaling(
+            fp8_format="E4M3", high_precision=("output",)
+        )
+    ),
     "all but projections": by("delayed", lambda path: not is_projection(path)),
     "projections alone": by("delayed", is_projection),
     KERAS: in_keras_float8,

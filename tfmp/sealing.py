@@ -152,14 +152,6 @@ def read(file: IO[bytes], path: pathlib.Path) -> Any:
         ) from error
 
 
-def is_still(file: IO[bytes], path: pathlib.Path) -> bool:
-    """Whether an open file is the one that has the name now."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:
     while chunk := file.read(CHUNK):
         yield chunk

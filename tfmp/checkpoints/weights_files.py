@@ -16,7 +16,6 @@ from tfmp import checks, saving_internals, sealing
 from tfmp.checkpoints import heads
 from tfmp.checkpoints.state import all_or_nothing, unsaved
 
-ATTEMPTS = 100  # to read a file that others replace
 SUFFIXES = (".weights.h5", ".keras")
 STARTS = (b"\x89HDF\r\n\x1a\n", b"PK")
 FIRST_MISFIT = re.compile(
@@ -100,16 +99,15 @@ def load_weights(
     """
     checked = _checked(path, SUFFIXES)
     _check_built(model)
-    with all_or_nothing(model):
-        for _ in range(ATTEMPTS):
-            with open(checked, "rb") as file:
-                head = _load_open(model, file, checked)
-                if sealing.is_still(file, checked):
-                    return head["notes"]
-        raise ValueError(
-            "`path` must be a file that rests while it is read. Received: "
-            f"{str(path)!r}, which was replaced {ATTEMPTS} times meanwhile"
-        )
+    with open(checked, "rb") as file, all_or_nothing(model):
+        head = _head(file, checked)
+        _check_layers(model, head["layers"], checked)
+        optimizer = getattr(model, "optimizer", None)
+        if optimizer is not None and not optimizer.built:
+            optimizer.build(model.trainable_variables)
+        _load(model, file, checked)
+        _load_unsaved(model, head, checked)
+    return head["notes"]
 
 
 def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -156,23 +154,6 @@ def _check_built(model: keras.Model) -> None:
         )
 
 
-def _load_open(
-    model: keras.Model, file: IO[bytes], path: pathlib.Path
-) -> dict[str, Any]:
-    """Loads what an open file holds, and what the path does; returns the head.
-
-    Keras opens the path itself: it may be another file by then.
-    """
-    head = _head(file, path)
-    _check_layers(model, head["layers"], path)
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and not optimizer.built:
-        optimizer.build(model.trainable_variables)
-    _load(model, path)
-    _load_unsaved(model, head, path)
-    return head
-
-
 def _head(file: IO[bytes], path: pathlib.Path) -> dict[str, Any]:
     """Returns what `save_weights` put in the head, nothing for Keras' files.
 
@@ -209,9 +190,10 @@ def _check_layers(
         )
 
 
-def _load(model: keras.Model, path: pathlib.Path) -> None:
+def _load(model: keras.Model, file: IO[bytes], path: pathlib.Path) -> None:
+    file.seek(0)
     try:
-        model.load_weights(path)
+        saving_internals.load(model, file)
     except Exception as error:  # h5py and zipfile raise what they happen on
         raise ValueError(
             "`path` must be a whole weights file that fits the model "
