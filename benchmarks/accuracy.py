@@ -132,6 +132,7 @@ ROWS: dict[str, Row] = {
             fp8_format="E4M3", high_precision=("output",)
         )
     ),
+    "all outputs and the last layer in bfloat16": by(OUTPUTS, not_last),
     "all but projections": by("delayed", lambda path: not is_projection(path)),
     "projections alone": by("delayed", is_projection),
     KERAS: in_keras_float8,
