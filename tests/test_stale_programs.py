@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework.func_graph import FuncGraph
 
 import tfmp
 from tfmp.conversion import programs
@@ -158,3 +159,39 @@ def test_models_of_other_layers_are_left_alone():
     tfmp.convert(model)
     assert other.predict_function is kept
     assert programs.holders(other.layers) == [other]
+
+
+def graphs_alive():
+    gc.collect()
+    return sum(type(each) is FuncGraph for each in gc.get_objects())
+
+
+def test_programs_that_were_dropped_are_gone():
+    model = make()
+    tfmp.convert(model)
+    model.compile(
+        tfmp.optimizers.LossScaleOptimizer("adam"), "mse", jit_compile=False
+    )
+    counts = []
+    for policy in ("mixed_bfloat16", "mixed_float8") * 3:
+        tfmp.set_precision(model, policy)
+        model.fit(X, Y, verbose=0)
+        counts.append(graphs_alive())
+    assert counts[-1] <= max(counts[:2])
+
+
+def test_a_model_that_is_deleted_leaves_no_graph():
+    def train():
+        model = make()
+        tfmp.convert(model)
+        model.compile(
+            tfmp.optimizers.LossScaleOptimizer("adam"), "mse", jit_compile=False
+        )
+        model.fit(X, Y, verbose=0)
+
+    counts = []
+    for _ in range(4):
+        train()
+        keras.utils.clear_session()
+        counts.append(graphs_alive())
+    assert counts[-1] <= counts[1]

@@ -29,7 +29,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmp import emulated_passes, naming, passes, recipes
+from tfmp import emulated_passes, gradients, naming, passes, recipes
 
 COMPUTE_DTYPES = (tf.bfloat16, tf.float16, tf.float32)
 
@@ -75,7 +75,7 @@ def contract(
         if measured is not None:
             takers[role](measured)
 
-    @tf.custom_gradient
+    @gradients.custom_gradient
     def run(
         inputs: tf.Tensor, kernel: tf.Tensor, amax: tf.Tensor
     ) -> tuple[tf.Tensor, Callable]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmp import checks, formats, grids, quantization, scaling
+from tfmp import checks, formats, gradients, grids, quantization, scaling
 from tfmp.formats import BlockFormat, Format
 
 WIDE_EXPONENT = 8  # bits, of formats with the range of float32
@@ -96,7 +96,7 @@ def emulate(
     def to_grid(x: tf.Tensor, target: Format) -> tf.Tensor:
         return _on_grid(x, target, rounding, saturate, seed)
 
-    @tf.custom_gradient
+    @gradients.custom_gradient
     def run(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         if isinstance(target, BlockFormat):
             low = _in_blocks(x, target, axes, to_grid)

@@ -22,7 +22,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import pass_internals
+from tfmp import gradients, pass_internals
 from tfmp.analysis.batches import Batch
 from tfmp.analysis.lowering import call_lowered
 from tfmp.analysis.running import Runner, first_tensors, unchanged, weights
@@ -76,7 +76,7 @@ class _Looker:
                 return outputs
             tensors = first_tensors([outputs])
 
-            @tf.custom_gradient
+            @gradients.custom_gradient
             def look(*given: tf.Tensor) -> tuple[Any, Callable]:
                 def grad(*upstream: tf.Tensor) -> Any:
                     self._look(tries, args, kwargs, upstream)

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import internals, policies
+from tfmp import gradients, internals, policies
 from tfmp.analysis.candidates import rounded
 from tfmp.analysis.variants import WHOLE, Variant
 from tfmp.conversion.records import flatten
@@ -95,7 +95,7 @@ def call_lowered(
 
 def _straight_through(x: Any, low: Callable[[Any], Any]) -> tf.Tensor:
     # Not x + (low(x) - x), which rounds again.
-    @tf.custom_gradient
+    @gradients.custom_gradient
     def round_to(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         return low(x), lambda upstream: upstream
 
@@ -103,7 +103,7 @@ def _straight_through(x: Any, low: Callable[[Any], Any]) -> tf.Tensor:
 
 
 def _with_gradient(x: Any, low: Callable[[Any], Any]) -> tf.Tensor:
-    @tf.custom_gradient
+    @gradients.custom_gradient
     def keep(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         return tf.identity(x), low
 

@@ -14,7 +14,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import internals, pass_internals, probes, recipes, scaling, statistics
+from tfmp import (
+    gradients,
+    internals,
+    pass_internals,
+    probes,
+    recipes,
+    scaling,
+    statistics,
+)
 from tfmp.monitoring.measured_step import MeasuredStep
 from tfmp.monitoring.operators import Operator
 from tfmp.monitoring.sample_log import Sample
@@ -119,7 +127,7 @@ def _seen_back(
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns an identity that looks at the gradient on its way back."""
 
-    @tf.custom_gradient
+    @gradients.custom_gradient
     def identity(y: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         def back(dy: tf.Tensor) -> tf.Tensor:
             _look(probe, recipe, "grads", dy, take)

@@ -17,6 +17,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfmp import gradients
+
 FUNCTION = tf.types.experimental.PolymorphicFunction
 OF_LIBRARIES = ("keras", "keras_hub", "keras_rs", "tensorflow", "tfmp")
 STALE = (
@@ -29,9 +31,12 @@ STALE = (
 def holders(layers: Iterable[keras.Layer]) -> list[keras.Model]:
     """Returns the models alive that keep programs, and hold one of the layers.
 
+    Programs that nobody keeps any longer go.
+
     Args:
         layers: that were changed.
     """
+    gradients.release()
     changed = {id(layer) for layer in layers}
     return [
         each
