@@ -127,11 +127,7 @@ ROWS: dict[str, Row] = {
     "projections' outputs in bfloat16": by(PRESET),
     "and the last layer": by(PRESET, not_last),
     "all outputs in bfloat16": by(OUTPUTS),
-    "all outputs in bfloat16, E4M3": by(
-        tfmp.recipes.DelayedScaling(
-            fp8_format="E4M3", high_precision=("output",)
-        )
-    ),
+    "all outputs in bfloat16, E4M3": by("delayed_e4m3_high_precision_output"),
     "all outputs and the last layer in bfloat16": by(OUTPUTS, not_last),
     "all but projections": by("delayed", lambda path: not is_projection(path)),
     "projections alone": by("delayed", is_projection),

@@ -143,6 +143,7 @@ def test_config_has_every_field():
     assert FULL[0].get_config() == {
         **DELAYED,
         "high_precision": ["output", "kernel_grad"],
+        "high_precision_projections": ["output"],
         "current": ["inputs", "grads"],
     }
     assert set(FULL[1].get_config()) == set(SHARED)
@@ -424,10 +425,19 @@ def test_presets():
         "delayed_high_precision_kernel_grad": DelayedScaling(
             high_precision=("kernel_grad",)
         ),
+        "delayed_e4m3_high_precision_output": DelayedScaling(
+            fp8_format="E4M3", high_precision=("output",)
+        ),
+        "delayed_high_precision_projections": DelayedScaling(
+            high_precision_projections=("output",)
+        ),
         "current": CurrentScaling(),
         "current_e4m3": CurrentScaling(grads="E4M3", fp8_format="E4M3"),
         "current_high_precision_kernel_grad": CurrentScaling(
             high_precision=("kernel_grad",)
+        ),
+        "current_high_precision_projections": CurrentScaling(
+            high_precision_projections=("output",)
         ),
     }
     for name, recipe in recipes.PRESETS.items():

@@ -47,6 +47,9 @@ PRESETS: dict[str, Recipe] = {
     "delayed_high_precision_kernel_grad": DelayedScaling(
         high_precision=("kernel_grad",)
     ),
+    "delayed_e4m3_high_precision_output": DelayedScaling(
+        fp8_format="E4M3", high_precision=("output",)
+    ),
     "delayed_high_precision_projections": DelayedScaling(
         high_precision_projections=("output",)
     ),
