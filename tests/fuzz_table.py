@@ -192,6 +192,9 @@ POLICIES = {
     "policies.get": row(policies.get, dtype="float32"),
     "policies.recipe_of": row(policies.recipe_of, policy=POLICY),
     "policies.policy_at": row(policies.policy_at, policy=MAP, path="head"),
+    "policies.in_projections": row(
+        policies.in_projections, policy=MAP, path="head"
+    ),
     "policies.recipe_at": row(policies.recipe_at, policy=POLICY, path="head"),
     "policies.checked": row(policies.checked, policy="float32"),
     "policies.set_global_policy": row(

@@ -477,14 +477,14 @@ def test_outputs_of_projections_in_the_compute_dtype(make):
     expected = DelayedScaling(high_precision=("output",))
     layer = make(True, dtype=low(recipe))
     layer.build([None, 5, 16], [None, 5, 16])
-    children = layer.query_dense, layer.value_dense, layer.output_dense
+    children = layer._query_dense, layer._value_dense, layer._output_dense
     assert {child.recipe for child in children} == {expected}
     # By a map that says so of a part, and by one that says otherwise.
     policies = tfmp.PrecisionMap({"key": low("current")}, default=low(recipe))
     layer = make(True, dtype=policies, name="mine")
     layer.build([None, 5, 16], [None, 5, 16])
-    assert layer.query_dense.recipe == expected
-    assert layer.key_dense.recipe == CurrentScaling()
+    assert layer._query_dense.recipe == expected
+    assert layer._key_dense.recipe == CurrentScaling()
 
 
 @MAKERS

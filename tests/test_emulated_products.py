@@ -27,6 +27,7 @@ FULL = Emulated(
     rounding="toward_zero",
     backward_rounding="stochastic",
     high_precision=("input_grad",),
+    high_precision_projections=("output",),
     attention=True,
     seed=5,
 )

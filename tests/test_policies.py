@@ -32,6 +32,7 @@ RECIPES = (
         inputs="E5M2",
         grads="E5M2",
         high_precision=("kernel_grad",),
+        high_precision_projections=("output",),
         amax_history_len=5,
         amax_compute_algo="most_recent",
         current=("inputs", "grads"),
@@ -43,6 +44,7 @@ RECIPES = (
         fp8_format="E4M3",
         inputs="E5M2",
         high_precision=("output", "input_grad"),
+        high_precision_projections=("kernel_grad",),
     ),
     recipes.CurrentScaling(kernel="E5M2", grads="E4M3"),
 )
