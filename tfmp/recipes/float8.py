@@ -130,8 +130,8 @@ class DelayedScaling(Float8Recipe):
     guide; the defaults are those of its examples.
 
     Args:
-        margin, fp8_format, inputs, kernel, grads, high_precision, attention,
-            high_precision_projections: see `Float8Recipe`.
+        margin, fp8_format, inputs, kernel, grads: see `Float8Recipe`.
+        high_precision, high_precision_projections, attention: the same.
         amax_history_len: length of the window, in steps, from 1 to 4096.
         amax_compute_algo: `"max"` of the window, or `"most_recent"`.
         current: the roles that use current scaling all the same.
@@ -167,8 +167,8 @@ class CurrentScaling(Float8Recipe):
         scale = 2**floor(log2(max / max(abs(x)))) * 2**-margin
 
     Args:
-        margin, fp8_format, inputs, kernel, grads, high_precision, attention,
-            high_precision_projections: see `Float8Recipe`.
+        margin, fp8_format, inputs, kernel, grads: see `Float8Recipe`.
+        high_precision, high_precision_projections, attention: the same.
 
     >>> CurrentScaling(fp8_format="E4M3").grads
     'E4M3'
