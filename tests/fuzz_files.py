@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import collections
 import copy
+import functools
 import hashlib
 import json
 import os
@@ -137,6 +138,51 @@ class Kind:
         return json.dumps(odd_value(json.loads(self.content), dice)).encode()
 
 
+def policies() -> dict[str, Any]:
+    """What a file of a `PrecisionMap` holds."""
+    recipe = tfmp.recipes.serialize(tfmp.recipes.DelayedScaling(margin=1))
+    return {
+        "default": "mixed_float8",
+        "policies": {
+            "head": "float32",
+            "x": {"name": "mixed_float8", "recipe": "current"},
+            "y": {"name": "mixed_float8", "recipe": recipe},
+        },
+    }
+
+
+def load_whole(target: keras.Model, path: pathlib.Path) -> None:
+    """Loads a weights file, or sees that the model is as it was."""
+    before = [np.array(v.numpy()) for v in checkpoints.variables(target)]
+    try:
+        checkpoints.load_weights(target, path)
+    except BaseException:
+        now = [np.array(v.numpy()) for v in checkpoints.variables(target)]
+        for a, b in zip(before, now, strict=True):
+            if a.tobytes() != b.tobytes():
+                raise AssertionError("the model was changed") from None
+        raise
+
+
+def notes_of(path: pathlib.Path) -> None:
+    """Reads the notes of a backup."""
+    backup_notes.checked(checkpoints.read_notes(path), path)
+
+
+def report_of(
+    log: pathlib.Path, dice: random.Random, path: pathlib.Path
+) -> None:
+    """Reports about one odd file of a log, beside a good one."""
+    beside = {"scales.jsonl": "run.json", "run.json": "scales.jsonl"}
+    other = path.with_name(beside[path.name])
+    other.write_bytes((log / other.name).read_bytes())
+    (found,) = analyse([path.parent])
+    page.render([found], [[]], [])
+    found.to_dict()
+    if dice.random() < 0.02:  # a second each
+        reporting.write_report(path.parent, path.with_name("page.html"))
+
+
 def kinds(folder: pathlib.Path) -> list[Kind]:
     """All that tfmp reads, with a good file of each."""
     target = model()
@@ -147,44 +193,15 @@ def kinds(folder: pathlib.Path) -> list[Kind]:
         "precision": tfmp.switching.notes.precision_of(target),
     }
     checkpoints.save_weights(target, weights, notes)
-    chosen = {"default": "mixed_float8", "policies": {"head": "float32"}}
-    chosen["policies"]["x"] = {"name": "mixed_float8", "recipe": "current"}
-    recipe = tfmp.recipes.serialize(tfmp.recipes.DelayedScaling(margin=1))
-    chosen["policies"]["y"] = {"name": "mixed_float8", "recipe": recipe}
-    text = json.dumps(chosen).encode()
     log = folder / "log"
     keras.utils.set_random_seed(0)
     monitor = tfmp.callbacks.ScaleMonitor(log, every=1)
     x = np.ones([16, 4])
     target.fit(x, x, batch_size=2, callbacks=[monitor], verbose=0)
 
-    def load(path: pathlib.Path) -> None:
-        before = [np.array(v.numpy()) for v in checkpoints.variables(target)]
-        try:
-            checkpoints.load_weights(target, path)
-        except BaseException:
-            now = [np.array(v.numpy()) for v in checkpoints.variables(target)]
-            for a, b in zip(before, now, strict=True):
-                if a.tobytes() != b.tobytes():
-                    raise AssertionError("the model was changed") from None
-            raise
-
-    def notes_of(path: pathlib.Path) -> None:
-        backup_notes.checked(checkpoints.read_notes(path), path)
-
-    drawn = random.Random(0)
-
-    def report(path: pathlib.Path) -> None:
-        beside = {"scales.jsonl": "run.json", "run.json": "scales.jsonl"}
-        other = path.with_name(beside[path.name])
-        other.write_bytes((log / other.name).read_bytes())
-        (found,) = analyse([path.parent])
-        page.render([found], [[]], [])
-        found.to_dict()
-        if drawn.random() < 0.02:  # a second each
-            reporting.write_report(path.parent, path.with_name("page.html"))
-
-    content = weights.read_bytes()
+    load = functools.partial(load_whole, target)
+    report = functools.partial(report_of, log, random.Random(0))
+    content, text = weights.read_bytes(), json.dumps(policies()).encode()
     choose = tfmp.PrecisionMap.load
     return [
         Kind("a.weights.h5", content, load, has_head=True),

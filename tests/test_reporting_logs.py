@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 import scale_logs
 
+from tfmp import checkpoints, sealing
 from tfmp.changes import Change
-from tfmp.reporting import logs, ranking, verdicts
+from tfmp.reporting import logs, page, ranking, verdicts
+from tfmp.reporting.analysis import analyse
 
 DENSE = "m/dense/grads"
 
@@ -258,3 +261,22 @@ def test_a_written_log_is_read_as_it_was_meant(tmp_path):
     assert worst.tensor == "gpt/block_1/ffn_1/grads"
     old = scale_logs.write(tmp_path / "old", samples=2, statistics=False)
     assert {each.because for each in ranking.rank(logs.read(old))} == {""}
+
+
+def test_numbers_that_are_out_of_all_proportion_are_reported(tmp_path):
+    huge = {"time": 1e308, f"{DENSE}/underflow_share": 1e308}
+    odd = {"histograms": {DENSE: [10**400, [1.0]]}}
+    first = {"step": 1, "time": 0.0}
+    folder = log(tmp_path, first, {"step": 2, **huge, **odd}, {"step": 10**400})
+    (found,) = analyse([folder])
+    text = page.render([found], [[]], [])
+    assert "unknown" in str(text) and found.run.steps.tolist() == [1, 2]
+    assert not found.run.histograms
+
+
+def test_a_weights_file_whose_head_has_an_infinite_shape(tmp_path):
+    path = tmp_path / "a.weights.h5"
+    head = {"seeds": [["float32", [math.inf], ""]]}
+    sealing.write(path, lambda: io.BytesIO(b"body"), head)
+    with pytest.raises(ValueError, match="but its head is not"):
+        checkpoints.read_notes(path)

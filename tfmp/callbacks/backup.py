@@ -59,8 +59,9 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if `save_freq` is neither of these, or `backup_dir` empty;
-            by `fit`, before it trains, if there is a backup and it is broken,
-            of another model or Keras' own, or another optimizer is not built.
+            by `fit`, before it trains, if `backup_dir` cannot be written to,
+            if there is a backup and it is broken, of another model or Keras'
+            own, or if another optimizer is not built.
 
     >>> import tempfile
     >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])

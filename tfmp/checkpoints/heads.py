@@ -60,7 +60,7 @@ def checked(head: Any, path: pathlib.Path) -> dict[str, Any]:
         ):
             raise TypeError("`layers` is no list of names")
         return found | {name: decode(found.get(name, [])) for name in ARRAYS}
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(
             "`path` must be a file that `tfmp.checkpoints.save_weights` wrote, "
             f"but its head is not ({plain_values.shortened(error)}). "

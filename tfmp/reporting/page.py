@@ -175,10 +175,11 @@ def _date(seconds: object) -> str:
 
 
 def _duration(seconds: float) -> str:
-    if not math.isfinite(seconds):
+    try:
+        passed = datetime.timedelta(seconds=round(seconds))
+    except (OverflowError, ValueError):  # not finite, or 2.7 million years
         return "unknown"
-    whole = round(seconds)
-    return str(datetime.timedelta(seconds=whole)) if whole else "under a second"
+    return str(passed) if passed else "under a second"
 
 
 def _verdict(analysis: Analysis) -> Html:

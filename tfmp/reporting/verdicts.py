@@ -77,7 +77,7 @@ def percent(share: float) -> str:
     >>> percent(0.5), percent(0.0123), percent(2e-6), percent(0)
     ('50 %', '1.2 %', '0.0002 %', '0 %')
     """
-    if not share or not math.isfinite(share):
+    if not share or not math.isfinite(share * 100):
         return f"{share * 100:.0f} %" if share == 0 else "unknown"
     digits = max(0, 1 - math.floor(math.log10(abs(share) * 100) + 1e-9))
     text = f"{share * 100:.{digits}f}"
