@@ -12,9 +12,10 @@ import keras
 import tensorflow as tf
 
 from tfmp import checks, internals, recipes, tables
-from tfmp.conversion.products import Sizes
 from tfmp.conversion.records import flatten, stock_class, sublayers
-from tfmp.conversion.report import EMULATED, Report, Row
+from tfmp.conversion.report import Report
+from tfmp.conversion.rows import EMULATED, Row
+from tfmp.conversion.sizes import Sizes
 
 TITLES = (
     *("layer (type)", "output shape", "params", "precision", "recipe"),

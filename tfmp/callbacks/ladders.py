@@ -117,7 +117,7 @@ class Ladder:
             f"{path}/bits": precisions.bits(self.policy(path))
             for path in self.rungs
         }
-        return {**widths, "float8_share": Report(self._model).float8_share}
+        return {**widths, "float8_share": self._report.float8_share}
 
     def shadows(self) -> dict[str, Operator]:
         """Returns what to ask about: layers not in FP8 that may come down."""
