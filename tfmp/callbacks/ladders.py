@@ -43,6 +43,7 @@ class Ladder:
         patterns: Sequence[str] | None,
     ) -> None:
         self._model, self._ladder, self.rule = model, list(ladder), rule
+        self._report = Report(model)
         self._recipes = [policies.recipe_of(policy) for policy in ladder]
         self._layers = flatten(model)
         self.rungs = self._found(patterns)
