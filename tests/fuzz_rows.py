@@ -109,7 +109,7 @@ def inspected(inspect: Callable[..., Any], **given: Any) -> str:
     return f"{found} {found.to_dict()}"
 
 
-REPORTED = {"rule": "", "sizes": Sizes(), "notes": ()}
+REPORTED = {"rule": "", "sizes": Sizes(), "notes": (), "inputs": None}
 
 
 def written(content: Any) -> str:
