@@ -48,7 +48,7 @@ from benchmarks.gpu_workloads import (
     build,
     specs,
 )
-from tfmp.conversion.products import Sizes
+from tfmp.conversion.sizes import Sizes
 from tfmp.inspection import deviceless, hlo, matching, steps
 
 TARGET = "h200"

@@ -15,7 +15,7 @@ import tensorflow as tf
 from fuzz_tries import Entry
 
 import tfmp
-from tfmp.conversion.products import Sizes
+from tfmp.conversion.sizes import Sizes
 
 POLICY = tfmp.Policy("mixed_float8")
 # Calls that check alone, that compute, that trace, that compile a program.
@@ -109,7 +109,7 @@ def inspected(inspect: Callable[..., Any], **given: Any) -> str:
     return f"{found} {found.to_dict()}"
 
 
-REPORTED = {"rule": "", "sizes": Sizes(), "notes": ()}
+REPORTED = {"rule": "", "sizes": Sizes(), "notes": (), "inputs": None}
 
 
 def written(content: Any) -> str:

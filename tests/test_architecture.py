@@ -95,6 +95,7 @@ PRIVATE_IMPORTS = {
     "pass_internals.py": ["keras.src.backend.common.stateless_scope"],
     "call_internals.py": [
         "keras.src.backend.AutocastScope",
+        "keras.src.backend.compute_output_spec",
         "keras.src.backend.common.global_state",
         "keras.src.models.functional.Functional",
     ],

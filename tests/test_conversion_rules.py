@@ -10,7 +10,8 @@ import tfmp
 from tfmp import cost_model, hardware
 from tfmp.conversion import choosing
 from tfmp.conversion.defaults import DEFAULTS, PRECISIONS, default_of
-from tfmp.conversion.products import Sizes, products_of
+from tfmp.conversion.products import products_of
+from tfmp.conversion.sizes import Sizes
 from tfmp.cost_model import TARGETS, Product, Target
 
 H200 = cost_model.get("h200")

@@ -428,7 +428,8 @@ def test_the_report_as_data():
     assert last["products"] == ["8 x 16 x 16"] or last["flops"]
     assert shared["flops"] == 2 * deep["flops"] == 2 * 2 * 48 * 16 * 16
     assert data["float8_share"] == 1.0
-    assert data["float8_products"] == 3 * (2 + 1 + 1)
+    assert last["calls"] == 6  # one a time step
+    assert data["float8_products"] == 3 * (2 + 1 + 6)
 
 
 def test_scores_in_fp8_by_recipe():

@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.gpu import arrays, export, programs, tracing, variants
-from tfmp.conversion.products import Sizes
+from tfmp.conversion.sizes import Sizes
 from tfmp.inspection import deviceless, steps
 
 STEPS = 6  # more than there are batches

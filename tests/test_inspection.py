@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfmp
-from tfmp.conversion.products import Sizes
+from tfmp.conversion.sizes import Sizes
 from tfmp.inspection import deviceless, hlo, inspecting, steps
 
 FORWARD, INPUT, KERNEL = (

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 import tfmp
-from tfmp.conversion.products import Sizes
+from tfmp.conversion.sizes import Sizes
 from tfmp.inspection import hlo, relowering, steps
 
 

@@ -15,7 +15,7 @@ import tfmp
 from tfmp import analysis
 from tfmp.analysis import candidates, costs, knapsack, problems, rules, subjects
 from tfmp.analysis.points import LIMITS
-from tfmp.conversion.products import Sizes
+from tfmp.conversion.sizes import Sizes
 
 NAMES = ("mixed_float8", "mixed_bfloat16", "float32")
 KNOWN = candidates.read(NAMES)

@@ -176,6 +176,51 @@ def test_the_share_of_a_transformer(name):
     assert report.float8_share == pytest.approx(expected, abs=1e-6)
 
 
+AUTO = {"filter": "auto", "target": "h200", "batch_size": 2}
+
+
+def found_in(model, **options):
+    """Returns the rows of a report by the end of their paths."""
+    report = tfmp.convert(model, **AUTO, **options)
+    tfmp.summary(model, print_fn=str, batch_size=2, **options)
+    assert "all products of one symbolic call" in str(report)
+    assert report.not_counted == ""
+    return {row.path.split("/")[-1]: row for row in report.rows}
+
+
+def test_attention_that_is_called_otherwise():
+    rows = found_in(third_party.xlnet(), length=TOKENS)
+    square = f"{2 * TOKENS} x {WIDTH} x {WIDTH}"
+    assert rows["query"].products == rows["attention_output"].products
+    assert rows["query"].products == (square,)
+    assert rows["encoding"].products == (f"{4 * TOKENS} x {WIDTH} x {WIDTH}",)
+    heads, depth = 2 * HEADS, WIDTH // HEADS
+    scores = f"{heads} of {TOKENS} x {depth} x {TOKENS}"
+    assert rows["rel_attn"].products[0] == scores
+
+
+def test_layers_that_are_built_for_made_up_shapes():
+    patches = 2 * 8 * 8
+    rows = found_in(third_party.vitdet()).values()
+    dense = [row.products[0] for row in rows if row.type == "Dense"]
+    assert len(dense) == 8
+    assert {int(each.split()[0]) for each in dense} == {patches}
+
+
+def test_tokens_of_images_are_counted():
+    model, _, _ = third_party.vit()
+    rows = found_in(model)
+    assert rows["query"].products == (f"{2 * 5} x {WIDTH} x {WIDTH}",)
+
+
+def test_kernels_of_experts_are_counted():
+    rows = found_in(third_party.mixtral(), length=TOKENS)
+    experts = rows["experts"]
+    assert experts.flops == 3 * 2 * 4 * (2 * TOKENS) * WIDTH * HIDDEN
+    assert experts.float8 == () and "not in FP8" in experts.reason
+    assert rows["self_attention"].products
+
+
 @pytest.mark.parametrize("name", third_party.APPLICATIONS)
 def test_whole_applications(name):
     """Most is in convolutions of one pixel, and those are all in FP8."""

@@ -113,6 +113,30 @@ def ranking():
     return model, inputs, np.arange(4) % 3
 
 
+def xlnet():
+    """Its attention is a MultiHeadAttention that is called otherwise."""
+    return keras_hub.models.XLNetBackbone(**TEXT, dropout=0.0)
+
+
+def vitdet():
+    """Its layers are built for shapes that it makes up."""
+    sizes = {"hidden_size": WIDTH, "num_heads": HEADS, "num_layers": 2}
+    return keras_hub.models.ViTDetBackbone(
+        **sizes,
+        intermediate_dim=HIDDEN,
+        global_attention_layer_indices=[1],
+        image_shape=(64, 64, 3),
+        patch_size=8,
+        num_output_channels=16,
+        window_size=2,
+    )
+
+
+def mixtral():
+    """The kernels of its experts are in one weight."""
+    return keras_hub.models.MixtralBackbone(**grouped(), num_experts=4, top_k=2)
+
+
 def unbuilt():
     """Layers that make all of theirs when they are built."""
     layers = keras_hub.layers

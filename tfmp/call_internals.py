@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
-from keras.src.backend import AutocastScope
+from keras.src.backend import AutocastScope, compute_output_spec
 from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
 
@@ -119,6 +120,80 @@ def dtypes_on(layer: keras.Layer, dtype: str) -> list[str] | None:
                 del vars(each)[name]
             vars(each).update(attributes)
     return [x.dtype for x in keras.tree.flatten(outputs) if x is not None]
+
+
+def signature(
+    layer: keras.Layer,
+    fill: Callable[[Sequence[int | None]], Sequence[int]],
+) -> tuple[list[Any], dict[str, Any]]:
+    """Returns symbols for what a layer was last built for, as arguments.
+
+    Args:
+        layer: built.
+        fill: returns a shape with every length known.
+
+    Raises:
+        ValueError: if the layer does not say what it was built for.
+    """
+
+    def filled(symbol: Any) -> Any:
+        if symbol is None:
+            return None
+        return keras.KerasTensor(
+            fill(symbol.shape), symbol.dtype, symbol.sparse
+        )
+
+    if isinstance(layer, Functional | keras.Sequential):
+        inputs = getattr(layer, "_functional", layer)._inputs_struct
+        return [keras.tree.map_structure(filled, inputs)], {}
+    config = layer.get_build_config() or {}
+    named, one = config.get("shapes_dict"), config.get("input_shape")
+    if not named and one is None:
+        raise ValueError(f"'{layer.name}' does not say what it takes")
+    symbols = _symbols(named or [one], layer.input_dtype)
+    symbols = keras.tree.map_structure(filled, symbols)
+    if not named:
+        return symbols, {}
+    return [], {name.removesuffix("_shape"): x for name, x in symbols.items()}
+
+
+def call_on_symbols(
+    layer: keras.Layer,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    training: bool,
+) -> None:
+    """Calls a layer in a graph that nothing runs.
+
+    Whatever it would assign to variables is dropped.
+
+    Args:
+        layer: built.
+        args: symbols.
+        kwargs: symbols.
+        training: given to the layer, if it takes it.
+    """
+    mode = {"training": training} if layer._call_has_training_arg else {}
+    compute_output_spec(layer, *args, **kwargs, **mode)
+
+
+@contextlib.contextmanager
+def as_they_were(layers: Iterable[keras.Layer]) -> Iterator[None]:
+    """Gives layers all attributes back, and lets none be built."""
+
+    def refuse(*_: Any) -> None:
+        raise ValueError("it has a layer that is not built")
+
+    before = [(layer, dict(vars(layer))) for layer in layers]
+    try:
+        for layer, _ in before:
+            if not layer.built:
+                vars(layer)["_maybe_build"] = refuse
+        yield
+    finally:
+        for layer, attributes in before:
+            vars(layer).clear()
+            vars(layer).update(attributes)
 
 
 def _own(layer: keras.Layer) -> dict[str, Any]:

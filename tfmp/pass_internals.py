@@ -10,6 +10,9 @@ import keras
 import tensorflow as tf
 from keras.src.backend.common import stateless_scope
 
+FUNCTION = tf.types.experimental.PolymorphicFunction
+KERAS_FUNCTIONS = ("train_function", "test_function", "predict_function")
+
 
 def train_call(model: keras.Model, x: Any) -> Any:
     """Calls a model as Keras' `train_step` does."""
@@ -89,6 +92,22 @@ def losses_kept(layers: Iterable[keras.Layer]) -> Iterator[None]:
             layer._losses[:] = losses
             layer._loss_ids.clear()
             layer._loss_ids.update(ids)
+
+
+def has_functions(layers: Iterable[keras.Layer]) -> bool:
+    """Whether a method of a layer is a `tf.function`.
+
+    Its traces outlive this one: they read the variables themselves, and must
+    not keep tensors of a trace that is gone.
+    """
+    own = [
+        value
+        for layer in layers
+        for place in (layer, *type(layer).__mro__)
+        for name, value in vars(place).items()
+        if name not in KERAS_FUNCTIONS
+    ]
+    return any(isinstance(value, FUNCTION) for value in own)
 
 
 def of_graph(name: str) -> dict[Any, Any]:

@@ -12,9 +12,10 @@ import keras
 import tensorflow as tf
 
 from tfmp import checks, internals, recipes, tables
-from tfmp.conversion.products import Sizes
 from tfmp.conversion.records import flatten, stock_class, sublayers
-from tfmp.conversion.report import EMULATED, Report, Row
+from tfmp.conversion.report import Report
+from tfmp.conversion.rows import EMULATED, Row
+from tfmp.conversion.sizes import Sizes
 
 TITLES = (
     *("layer (type)", "output shape", "params", "precision", "recipe"),
@@ -40,7 +41,8 @@ def summary(
     how many products of a training step are in FP8, of how many: three for a
     product of the forward pass.  FLOPs are those of the matrix products in
     one forward pass, two for a multiply-add; a training step has three times
-    as many.  The state of FP8 scaling counts as no parameter.
+    as many.  How they are counted is said below, as in `tfmp.Report`.  The
+    state of FP8 scaling counts as no parameter.
 
     Args:
         model: any Keras model or layer.
@@ -63,8 +65,9 @@ def summary(
     head (Dense)  (None, 32)    2,080   float32            32 x 64 x 32 ...
     -----...
     Parameters: 2,080 (8.125 KiB), of which 2,080 are trained
-    FLOPs: 131 k forward, 393 k a training step (batch 32, length 512 where ...
-    FP8: 0 of 3 products, 0.0% of a training step's FLOPs
+    FLOPs: 131 k forward, 393 k a training step
+    FP8: 0 of 3 products, 0.0% of the counted FLOPs of a training step
+    Counted: all products of one symbolic call on float32 (32, 64) (batch 32...
     """
     checks.instance("model", model, keras.Layer, "a Keras model or layer")
     checks.boolean("expand_nested", expand_nested)
@@ -146,20 +149,21 @@ class _Whole:
         trained = [w for w in weights if w.trainable]
         flops = sum(row.flops for row in rows)
         low, every = _products_of(rows)
-        sizes = self.report.sizes
         yield (
             f"Parameters: {_count(weights):,} ({_bytes(weights)}), of which "
             f"{_count(trained):,} are trained"
         )
         yield (
             f"FLOPs: {_number(flops)} forward, {_number(STEP * flops)} a "
-            f"training step (batch {sizes.batch_size}, length {sizes.length} "
-            "where the model leaves them open)"
+            "training step"
         )
         yield (
             f"FP8: {low} of {every} products, {self.report.float8_share:.1%} "
-            "of a training step's FLOPs"
+            "of the counted FLOPs of a training step"
         )
+        yield f"Counted: {self.report.counted}"
+        if rest := self.report.not_counted:
+            yield f"Not counted: {rest}"
         if emulated := self.report.emulated_products:
             yield f"Emulated: {emulated} of {every} products, {EMULATED}"
         if any(not layer.built for layer in self.layers.values()):

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.gpu import arrays, variants
 from tfmp import stablehlo
-from tfmp.conversion.products import Sizes
+from tfmp.conversion.sizes import Sizes
 from tfmp.inspection import hlo, steps
 
 CPU = "/CPU:0"

@@ -16,9 +16,10 @@ from tfmp.analysis.points import Point
 from tfmp.analysis.problems import Problem
 from tfmp.analysis.search_results import SearchResult
 from tfmp.analysis.variants import WHOLE
+from tfmp.conversion import tracing
 from tfmp.conversion.defaults import default_of
-from tfmp.conversion.products import Sizes
 from tfmp.conversion.records import flatten
+from tfmp.conversion.sizes import Sizes
 from tfmp.precision_map import PrecisionMap
 
 USUAL = ("mixed_float8", "mixed_bfloat16", "float32")
@@ -110,7 +111,7 @@ def search(
         )
     said = "a tfmp.analysis.Sensitivity, or None"
     checks.instance("sensitivity", sensitivity, Sensitivity, said)
-    found = subjects.find(model, sizes)
+    found = subjects.find(model, sizes, tracing.trace(model, sizes))
     problem = problems.build(found, known, sensitivity, seconds, min_cosine)
     best, baselines = _best(problem, limits)
     policies = {c.name: c.policy for c in known}

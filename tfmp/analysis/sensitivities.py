@@ -18,7 +18,7 @@ from tfmp.analysis.measuring import measure
 from tfmp.analysis.running import Runner, at_reference
 from tfmp.analysis.tallies import Tally
 from tfmp.analysis.variants import ROLES, Variant
-from tfmp.conversion.products import Sizes
+from tfmp.conversion.sizes import Sizes
 
 
 def sensitivity(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -13,11 +12,14 @@ from tfmp.analysis.candidates import Candidate
 from tfmp.conversion.defaults import PRODUCT, default_of
 from tfmp.conversion.products import (
     ATTENTION,
-    Sizes,
+    build_shapes,
+    has_formula,
     not_in_float8,
-    products_of,
+    work_of,
 )
 from tfmp.conversion.records import flatten, stock_class, sublayers
+from tfmp.conversion.sizes import Sizes
+from tfmp.conversion.tracing import Trace
 from tfmp.cost_model import Product
 from tfmp.layers import classes
 
@@ -33,6 +35,7 @@ class Subject:
         products: of its forward pass, at these sizes.
         members: the layer, and those inside that are no subjects.
         has_roles: whether it is one product of an input and a kernel.
+        calls: how often the model calls it.
     """
 
     path: str
@@ -41,11 +44,7 @@ class Subject:
     products: tuple[Product, ...]
     members: tuple[keras.Layer, ...]
     has_roles: bool
-
-    @property
-    def calls(self) -> int:
-        """How often a functional model calls the layer; else 1."""
-        return internals.calls(self.layer)
+    calls: int = 1
 
     @property
     def kernel(self) -> Any:
@@ -64,26 +63,35 @@ class Subject:
         return self.has_roles and "output" not in lost
 
 
-def find(model: keras.Layer, sizes: Sizes) -> tuple[Subject, ...]:
-    """Returns the subjects of a model, in its order."""
+def find(
+    model: keras.Layer, sizes: Sizes, trace: Trace | None = None
+) -> tuple[Subject, ...]:
+    """Returns the subjects of a model, in its order.
+
+    Args:
+        model: built.
+        sizes: what to assume for open lengths.
+        trace: of a symbolic call, for the sizes of products.
+    """
     every = flatten(model)
-    products = {
-        path: products_of(layer, sizes, every.get(path.rpartition("/")[0]))
+    works = {
+        path: work_of(layer, sizes, every.get(path.rpartition("/")[0]), trace)
         for path, layer in every.items()
-        if _can_change(layer)
+        if _can_change(layer) and has_formula(layer)
     }
-    chosen = {path: found for path, found in products.items() if found}
+    chosen = {path: work for path, work in works.items() if work.products}
     taken = {id(every[path]) for path in chosen}
     return tuple(
         Subject(
             path,
             every[path],
-            tuple(_shapes(every[path], sizes)),
-            tuple(found),
+            _shapes(every[path], sizes, trace),
+            work.products,
             tuple(_members(every[path], taken)),
             _has_roles(every[path]),
+            work.calls,
         )
-        for path, found in chosen.items()
+        for path, work in chosen.items()
     )
 
 
@@ -93,12 +101,14 @@ def _can_change(layer: keras.Layer) -> bool:
     return keras.backend.is_float_dtype(layer.compute_dtype)
 
 
-def _shapes(layer: keras.Layer, sizes: Sizes) -> Iterator[tuple[int, ...]]:
-    config = layer.get_build_config() or {}
-    shapes = config.get("shapes_dict") or {"input": config.get("input_shape")}
-    for shape in shapes.values():
-        if isinstance(shape, (tuple, list)):
-            yield sizes.fill(shape)
+def _shapes(
+    layer: keras.Layer, sizes: Sizes, trace: Trace | None
+) -> tuple[tuple[int, ...], ...]:
+    """Returns the shapes that a layer is first called on, or was built for."""
+    built = build_shapes(layer)
+    calls = trace.of(layer) if trace is not None else []
+    shapes = calls[0].shapes[: len(built)] if calls else built
+    return tuple(map(sizes.fill, shapes))
 
 
 def _has_roles(layer: keras.Layer) -> bool:

@@ -43,6 +43,7 @@ class Ladder:
         patterns: Sequence[str] | None,
     ) -> None:
         self._model, self._ladder, self.rule = model, list(ladder), rule
+        self._report = Report(model)
         self._recipes = [policies.recipe_of(policy) for policy in ladder]
         self._layers = flatten(model)
         self.rungs = self._found(patterns)
@@ -117,7 +118,7 @@ class Ladder:
             f"{path}/bits": precisions.bits(self.policy(path))
             for path in self.rungs
         }
-        return {**widths, "float8_share": Report(self._model).float8_share}
+        return {**widths, "float8_share": self._report.float8_share}
 
     def shadows(self) -> dict[str, Operator]:
         """Returns what to ask about: layers not in FP8 that may come down."""

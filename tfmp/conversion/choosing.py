@@ -10,12 +10,15 @@ from typing import Any
 import keras
 
 from tfmp import checks, cost_model, hardware
-from tfmp.conversion.products import Sizes, products_of
+from tfmp.conversion.products import work_of
+from tfmp.conversion.sizes import Sizes
+from tfmp.conversion.tracing import Trace
 from tfmp.cost_model import Target
 from tfmp.precision_map import PrecisionMap
 
 Refusal = Callable[[keras.Layer, str, "keras.Layer | None"], "str | None"]
 ENDS = ("first", "last")
+NOT_CALLED = "the model does not call it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,21 +39,29 @@ class Choice:
     patterns: PrecisionMap = dataclasses.field(default_factory=PrecisionMap)
 
 
-def choice(filter: Any, target: Any, sizes: Sizes) -> Choice:
+def choice(
+    filter: Any, target: Any, sizes: Sizes, trace: Trace | None = None
+) -> Choice:
     """Reads the arguments `filter` and `target` of `tfmp.convert`.
+
+    Args:
+        filter: as there.
+        target: as there.
+        sizes: what to assume for open lengths.
+        trace: of the model, for the sizes of products.
 
     Raises:
         TypeError, ValueError: if one of them is not allowed.
     """
     if filter is None:
         here = target_of() if target is None else cost_model.get(target)
-        return _automatic(here, sizes) if here else _everything()
+        return _automatic(here, sizes, trace) if here else _everything()
     if callable(filter):
         return _by_function(filter)
     name = filter if isinstance(filter, str) else None
     if name == "auto":
         target = target or target_of() or "h200"
-        return _automatic(cost_model.get(target), sizes)
+        return _automatic(cost_model.get(target), sizes, trace)
     if target is not None:
         raise ValueError(
             "`target` must be None unless `filter` is 'auto' or None. "
@@ -103,12 +114,14 @@ def _by_patterns(patterns: Any) -> Choice:
     return Choice(rule, refusal, patterns=wanted)
 
 
-def _automatic(target: Target, sizes: Sizes) -> Choice:
+def _automatic(target: Target, sizes: Sizes, trace: Trace | None) -> Choice:
     def refusal(
         layer: keras.Layer, path: str, parent: keras.Layer | None
     ) -> str | None:
-        products = products_of(layer, sizes, parent)
-        if not products:
+        work = work_of(layer, sizes, parent, trace)
+        if not work.is_called:
+            return NOT_CALLED
+        if not (products := work.products):
             return "its shapes are not known"
         gain = min(cost_model.speedup(p, target) for p in products)
         if gain >= cost_model.BREAK_EVEN:

@@ -21,9 +21,9 @@ from tfmp.conversion.defaults import (
     default_of,
 )
 from tfmp.conversion.plan import Conversion
-from tfmp.conversion.products import Sizes
 from tfmp.conversion.records import flatten, record_of
 from tfmp.conversion.report import Report
+from tfmp.conversion.sizes import Sizes
 from tfmp.precision_map import PrecisionMap
 
 
@@ -37,6 +37,7 @@ def convert(
     overrides: Mapping[type, str] | None = None,
     batch_size: int = 32,
     length: int = 512,
+    inputs: Any = None,
 ) -> Report:
     """Converts a Keras model in place, so that it trains in FP8.
 
@@ -66,6 +67,9 @@ def convert(
             `"float32"`, before `tfmp.conversion.DEFAULTS`.
         batch_size: what to assume for an open first length.
         length: what to assume for any other open length.
+        inputs: what the model is called on, arrays or specs, for the sizes of
+            its products; None is what it says that it takes.  It is called on
+            symbols, which computes nothing.
 
     Returns:
         A `Report`: of each layer its precision, products, share of the FLOPs,
@@ -85,6 +89,9 @@ def convert(
     _check_model(model)
     sizes = Sizes(batch_size, length)
     chosen = choice(filter, target, sizes)
+    before = Report(model, sizes=sizes, inputs=inputs)
+    if chosen.needs_shapes:
+        chosen = choice(filter, target, sizes, before.trace)
     plan = Conversion(
         _as_map("policy", policy),
         _skipping(chosen, model, checks.names("skip", skip, ENDS)),
@@ -92,7 +99,7 @@ def convert(
         keep_float32=_is_narrow(model),
     )
     notes = _change(model, plan)
-    return Report(model, plan.choice.rule, sizes, tuple(notes))
+    return before.after(plan.choice.rule, tuple(notes))
 
 
 def set_precision(model: keras.Layer, precision: Any) -> Report:

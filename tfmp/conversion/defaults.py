@@ -89,7 +89,7 @@ NO_KERNEL = Default(
     "float32", "TensorFlow has no float16 kernel of it for CPUs", ("float16",)
 )
 ELEMENTWISE = Default("compute", "no product")
-OWN_CODE = Default("compute", "code of its own: tfmp does not look inside")
+OWN_CODE = Default("compute", "code of its own, which is not converted")
 
 DEFAULTS: dict[type, Default] = {
     layers.Dense: PRODUCT,

@@ -10,48 +10,55 @@ from typing import Any
 import keras
 from keras import layers
 
-from tfmp import call_internals, checks, equations, internals, recipes
+from tfmp import call_internals, internals, recipes
+from tfmp.conversion.graph_products import of_einsum
+from tfmp.conversion.records import stock_class
+from tfmp.conversion.sizes import Shape, Sizes
+from tfmp.conversion.tracing import Call, Trace
 from tfmp.cost_model import Product
-from tfmp.layers.classes import ours_for
+from tfmp.layers import classes
 from tfmp.layers.convolution import Float8Convolution
 
-Shape = tuple[int, ...]
 SPARSE = "its inputs are sparse, which no FP8 product takes"
 ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention)
+RECURRENT = (layers.LSTM, layers.GRU, layers.SimpleRNN)
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
-    """What to assume for lengths that a model leaves open.
+class Work:
+    """The products of a layer in one forward pass.
 
-    Args:
-        batch_size: of the first axis.
-        length: of any other.
-
-    Raises:
-        TypeError: if one is not an integer.
-        ValueError: if one is less than 1.
+    Attributes:
+        products: of one call; of all of them where they are not alike.
+        calls: how often it has these.
+        source: where the sizes are from: `"call"`, a symbolic call of the
+            model; `"build"`, what the layer was built for, which the layer
+            around it may have made up.
+        own_code: whether they are of code that is not Keras' layer's, so that
+            no conversion changes them.
+        hides: whether that code has more in loops or functions.
+        is_called: whether the model calls the layer, as far as is known.
     """
 
-    batch_size: int = 32
-    length: int = 512
+    products: tuple[Product, ...] = ()
+    calls: int = 1
+    source: str = "build"
+    own_code: bool = False
+    hides: bool = False
+    is_called: bool = True
 
-    def __post_init__(self) -> None:
-        checks.integer("batch_size", self.batch_size, 1)
-        checks.integer("length", self.length, 1)
-
-    def fill(self, shape: Sequence[int | None]) -> Shape:
-        """Returns the shape with every length known."""
-        open_lengths = [self.batch_size] + [self.length] * (len(shape) - 1)
-        return tuple(
-            other if length is None else length
-            for length, other in zip(shape, open_lengths, strict=True)
-        )
+    @property
+    def flops(self) -> int:
+        """Of all calls, two for a multiply-add."""
+        return self.calls * sum(product.flops for product in self.products)
 
 
-def products_of(
-    layer: keras.Layer, sizes: Sizes, parent: keras.Layer | None = None
-) -> list[Product]:
+def work_of(
+    layer: keras.Layer,
+    sizes: Sizes,
+    parent: keras.Layer | None = None,
+    trace: Trace | None = None,
+) -> Work:
     """Returns a layer's products; none if it has none, or is not built.
 
     Sublayers count for themselves: of an attention layer these are the
@@ -61,15 +68,78 @@ def products_of(
         layer: built or not.
         sizes: what to assume for open lengths.
         parent: the layer that it is in, if any.
+        trace: of a model that the layer is in.
     """
-    shapes = _build_shapes(layer)
+    own = _has_own_code(layer)
+    if trace is None or trace.failure:
+        built = products_of(layer, sizes, parent)
+        once = isinstance(layer, layers.Embedding)
+        calls = 1 if once else internals.calls(layer)
+        return Work(tuple(built), calls, own_code=own)
+    found = trace.of(layer)
+    if isinstance(parent, RECURRENT):  # it counts its cell's
+        return Work(source="call", own_code=own, is_called=bool(found))
+    every = [_of_call(layer, call, own, sizes) for call in found]
+    hides = own and any(call.hides for call in found)
+    work = Work((), 0, "call", own, hides, bool(found))
+    if every and every.count(every[0]) == len(every):
+        calls = sum(call.repeats for call in found)
+        return dataclasses.replace(work, products=every[0], calls=calls)
+    together = [
+        product
+        for products, call in zip(every, found, strict=True)
+        for product in products * call.repeats
+    ]
+    return dataclasses.replace(work, products=tuple(together), calls=1)
+
+
+def _of_call(
+    layer: keras.Layer, call: Call, own: bool, sizes: Sizes
+) -> tuple[Product, ...]:
+    """Returns the products of one call: by the formula, or of the graph."""
+    if own or isinstance(layer, layers.ReversibleEmbedding):
+        return call.products
+    shapes = call.shapes[: 2 if isinstance(layer, ATTENTION) else 1]
+    return tuple(_by_formula(layer, list(shapes), sizes)) or call.products
+
+
+def has_formula(layer: keras.Layer) -> bool:
+    """Whether it is of a class of Keras with products, or of a subclass."""
+    return _base(stock_class(layer)) is not None
+
+
+def _has_own_code(layer: keras.Layer) -> bool:
+    """Whether no formula here says what the layer multiplies."""
+    stock = stock_class(layer)
+    base = _base(stock)
+    return base is None or bool(classes.overridden(stock, base))
+
+
+def _base(cls: type) -> type | None:
+    return next((base for base in cls.__mro__ if base in _PRODUCTS), None)
+
+
+def products_of(
+    layer: keras.Layer, sizes: Sizes, parent: keras.Layer | None = None
+) -> list[Product]:
+    """Returns a layer's products by what it was built for; see `work_of`."""
+    shapes = build_shapes(layer)
     if isinstance(parent, ATTENTION) and layer.name == "attention_output":
-        shapes = _after_attention(layer, parent)
-    for base in type(layer).__mro__:
-        if base in _PRODUCTS and shapes:
-            filled = [sizes.fill(shape) for shape in shapes]
-            return _PRODUCTS[base](layer, *filled)
-    return []
+        shapes = _after_attention(layer, parent) or shapes
+    return _by_formula(layer, shapes, sizes)
+
+
+def _by_formula(layer: keras.Layer, shapes: list, sizes: Sizes) -> list:
+    """Returns what the formula of a layer's class says; [] if it fails.
+
+    Shapes may be made up, and a subclass may have anything as attributes.
+    """
+    base = _base(type(layer))
+    try:
+        filled = [sizes.fill(shape) for shape in shapes]
+        return _PRODUCTS[base](layer, *filled) if base and filled else []
+    except Exception:
+        return []
 
 
 def not_in_float8(layer: keras.Layer) -> dict[str, str]:
@@ -79,8 +149,8 @@ def not_in_float8(layer: keras.Layer) -> dict[str, str]:
     """
     if call_internals.takes_sparse(layer):
         return dict.fromkeys(recipes.PRODUCTS, SPARSE)
-    ours = ours_for(type(layer))
-    shapes = _build_shapes(layer)
+    ours = classes.ours_for(type(layer))
+    shapes = build_shapes(layer)
     if not shapes or not hasattr(ours, "float8_products"):
         return {}
     lost = ours.float8_products(layer, shapes[0])  # type: ignore[union-attr]
@@ -93,8 +163,11 @@ def _is_pointwise(layer: Any, shape: Sequence[int | None]) -> bool:
     return Float8Convolution.as_convolution(layer, shape).pointwise
 
 
-def _build_shapes(layer: keras.Layer) -> list[tuple[int | None, ...]]:
+def build_shapes(layer: keras.Layer) -> list[tuple[int | None, ...]]:
+    """Returns what a layer was built for, as the code around it said."""
     config = (layer.built and layer.get_build_config()) or {}
+    if not isinstance(config, dict):
+        return []
     shapes = config.get("shapes_dict") or {"input": config.get("input_shape")}
     return [
         tuple(shape)
@@ -106,7 +179,9 @@ def _build_shapes(layer: keras.Layer) -> list[tuple[int | None, ...]]:
 
 def _after_attention(layer: Any, attention: keras.Layer) -> list:
     """Keras builds this layer with an open length; it is the query's."""
-    query = _build_shapes(attention)[:1]
+    if "build" in classes.overridden(stock_class(attention)):
+        return []
+    query = build_shapes(attention)[:1]
     return [(*shape[:-1], *layer.kernel.shape[:-1]) for shape in query]
 
 
@@ -115,19 +190,7 @@ def _dense(layer: Any, shape: Shape) -> list[Product]:
 
 
 def _einsum_dense(layer: Any, shape: Shape) -> list[Product]:
-    kernel = tuple(layer.kernel.shape)
-    found = equations.parse(layer.equation, shape, kernel).contraction
-    lengths = dict(zip(found.rhs, kernel, strict=True))
-    lengths |= dict(zip(found.lhs, shape, strict=True))
-    used = found.batch + found.contracting
-
-    def size(labels: str) -> int:
-        return math.prod(lengths[label] for label in labels)
-
-    rows = "".join(label for label in found.lhs if label not in used)
-    columns = "".join(label for label in found.rhs if label not in used)
-    batch = size(found.batch)
-    return [Product(size(rows), size(found.contracting), size(columns), batch)]
+    return [of_einsum(layer.equation, shape, tuple(layer.kernel.shape))]
 
 
 def _pixels(layer: Any, shape: Shape) -> tuple[int, int, int]:

@@ -10,51 +10,14 @@ import keras
 from keras import layers
 
 from tfmp import checks, internals, recipes, tables
-from tfmp.conversion.defaults import OWN_CODE, PREPARES
 from tfmp.conversion.inputs import rounded_for
-from tfmp.conversion.products import Sizes, not_in_float8, products_of
-from tfmp.conversion.records import flatten, record_of, stock_class, sublayers
-from tfmp.layers.attention import Float8Attention
-from tfmp.layers.contraction import Float8Layer
+from tfmp.conversion.products import work_of
+from tfmp.conversion.records import flatten, stock_class, sublayers
+from tfmp.conversion.rows import EMULATED, Row, precision_of, row_of
+from tfmp.conversion.sizes import Sizes, specs_of
+from tfmp.conversion.tracing import Trace, trace
 
 TITLES = ("layer", "type", "precision", "products", "share", "why")
-EMULATED = "multiplied in float32, which is no FP8 and no faster"
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One layer that has products or weights of its own.
-
-    Attributes:
-        path: of the layer.
-        type: name of its Keras class.
-        precision: `"float8"`, `"emulated"`, or the dtype it computes in.
-        recipe: of its FP8 or emulated products, None without.
-        products: shapes of its products, `m x k x n`.
-        float8: which of `"output"`, `"input_grad"` and `"kernel_grad"` run
-            in FP8.
-        calls: how often a functional model calls the layer.
-        flops: of the products in one forward pass, two for a multiply-add;
-            each gradient has as many.
-        reason: why it has its precision.
-        emulated: which of its products are emulated; none of them is FP8.
-    """
-
-    path: str
-    type: str
-    precision: str
-    recipe: str | None
-    products: tuple[str, ...]
-    float8: tuple[str, ...]
-    calls: int
-    flops: int
-    reason: str
-    emulated: tuple[str, ...] = ()
-
-    @property
-    def is_shown(self) -> bool:
-        """Whether it has a line in the table: products, maybe unknown ones."""
-        return bool(self.products) or self.reason == OWN_CODE.reason
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -62,13 +25,19 @@ class Report:
     """What a model runs in, layer by layer; printing it gives a table.
 
     It looks at the model each time, so that layers that are built later show
-    up.  FLOPs are those of the matrix products in one forward pass.
+    up.  FLOPs are those of the matrix products in one forward pass, of layers
+    and of code around them.  They are counted in one symbolic call of the
+    model, which computes nothing, if it says what it takes or `inputs` do;
+    else by what each layer was built for, which the code around it may have
+    made up.  Printed, it says which.
 
     Args:
         model: any Keras model or layer.
         rule: how the conversion chose.
         sizes: what to assume for lengths the model leaves open.
         notes: what else to know.
+        inputs: what to call the model on, arrays or specs; None is what it
+            was built for.
 
     >>> model = keras.Sequential([keras.Input([64]), layers.Dense(32)])
     >>> Report(model).rows[0].products
@@ -79,20 +48,51 @@ class Report:
     rule: str = ""
     sizes: Sizes = dataclasses.field(default_factory=Sizes)
     notes: tuple[str, ...] = ()
+    inputs: Any = None
+    _known: dict[Any, Trace] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         checks.fields(self, model=keras.Layer, rule=str, sizes=Sizes)
         checks.sequence("notes", self.notes, str, "a tuple of strings")
+        if self.inputs is not None:
+            specs = specs_of(self.inputs, self.sizes)
+            object.__setattr__(self, "inputs", specs)
+
+    def after(self, rule: str, notes: tuple[str, ...]) -> Report:
+        """Returns the report of the model after a conversion.
+
+        Args:
+            rule: how the conversion chose.
+            notes: what else to know.
+        """
+        report = dataclasses.replace(self, rule=rule, notes=notes)
+        report._known.update(self._known)  # no size has changed
+        return report
+
+    @property
+    def trace(self) -> Trace:
+        """What a symbolic call of the model, as it is built now, showed."""
+        every = flatten(self.model).values()
+        state = tuple((id(layer), layer.built) for layer in every)
+        if state not in self._known:
+            self._known.clear()
+            self._known[state] = trace(self.model, self.sizes, self.inputs)
+        return self._known[state]
 
     @property
     def rows(self) -> list[Row]:
         """All layers with products or weights, in the model's order."""
-        every = flatten(self.model)
-        rows = [
-            _row(path, layer, _above(every, path), self.sizes)
-            for path, layer in every.items()
-        ]
-        return [row for row in rows if row is not None]
+        every, seen = flatten(self.model), self.trace
+        rows = []
+        for path, layer in every.items():
+            above = _above(every, path)
+            parent = above[-1] if above else None
+            work = work_of(layer, self.sizes, parent, seen)
+            if work.products or work.hides or internals.own_weights(layer):
+                rows.append(row_of(path, layer, work))
+        return rows
 
     @property
     def others(self) -> dict[tuple[str, str], int]:
@@ -102,7 +102,7 @@ class Report:
         for path, layer in flatten(self.model).items():
             whole = sublayers(layer) or isinstance(layer, layers.InputLayer)
             if path not in listed and not whole:
-                counts[type(layer).__name__, _precision(layer)] += 1
+                counts[type(layer).__name__, precision_of(layer)] += 1
         return dict(counts)
 
     @property
@@ -113,6 +113,29 @@ class Report:
         return sorted(
             {cls.__name__ for cls in every if _code_of(cls) not in known}
         )
+
+    @property
+    def counted(self) -> str:
+        """Which products are counted, and at what sizes."""
+        assumed = f"{self.sizes} where the model leaves them open"
+        if failure := self.trace.failure:
+            return (
+                f"Keras' layers, by what each was built for ({assumed}), "
+                f"which may be made up: {failure}"
+            )
+        said = f"all products of one symbolic call on {self.trace.inputs}"
+        return said if self.inputs is not None else f"{said} ({assumed})"
+
+    @property
+    def not_counted(self) -> str:
+        """Where products are that are not counted, "" if nowhere."""
+        if self.trace.failure:
+            names = self.own_code
+            return f"the code of {', '.join(names)}" if names else ""
+        names = sorted({row.type for row in self.rows if row.hides})
+        if not names:
+            return ""
+        return f"loops and functions in the code of {', '.join(names)}"
 
     @property
     def rounded(self) -> dict[str, str]:
@@ -126,7 +149,10 @@ class Report:
 
     @property
     def float8_share(self) -> float:
-        """The share of a training step's FLOPs in FP8, from 0 to 1."""
+        """The share in FP8 of a training step's FLOPs, from 0 to 1.
+
+        Of those that are counted: see `counted` and `not_counted`.
+        """
         rows = self.rows
         low = sum(row.flops * len(row.float8) for row in rows)
         every = sum(row.flops * len(recipes.PRODUCTS) for row in rows)
@@ -156,6 +182,8 @@ class Report:
             "notes": list(self.notes),
             "own_code": self.own_code,
             "rounded": self.rounded,
+            "counted": self.counted,
+            "not_counted": self.not_counted,
             "float8_share": self.float8_share,
             "float8_products": self.float8_products,
             "emulated_products": self.emulated_products,
@@ -166,14 +194,16 @@ class Report:
         rows = [row for row in self.rows if row.is_shown]
         some = sum(bool(row.products) for row in rows)
         total = max(1, sum(row.flops for row in rows))
-        low = sum(row.precision == "float8" for row in rows)
+        low = sum(bool(row.float8 and row.products) for row in rows)
         lines = tables.lines([TITLES, *(_cells(row, total) for row in rows)])
         lines += [
             f"FP8: {low} of {some} layers with products, "
-            f"{self.float8_products} products, {self.float8_share:.1%} of a "
-            f"training step's FLOPs (batch {self.sizes.batch_size}, length "
-            f"{self.sizes.length} where the model leaves them open)"
+            f"{self.float8_products} products, {self.float8_share:.1%} of the "
+            "counted FLOPs of a training step",
+            f"counted: {self.counted}",
         ]
+        if self.not_counted:
+            lines.append(f"not counted: {self.not_counted}")
         if emulated := self.emulated_products:
             lines.append(f"emulated: {emulated} products, {EMULATED}")
         others = [
@@ -182,11 +212,6 @@ class Report:
         ]
         if others:
             lines.append(f"without products: {', '.join(others)}")
-        if self.own_code:
-            lines.append(
-                "not looked into, so that products there are not counted: the "
-                f"code of {', '.join(self.own_code)}"
-            )
         if self.rule:
             lines.append(f"chosen: {self.rule}")
         notes = [f"{path}: {text}" for path, text in self.rounded.items()]
@@ -203,75 +228,9 @@ def _above(every: dict[str, keras.Layer], path: str) -> list[keras.Layer]:
     return [every[above] for above in paths if above in every]
 
 
-def _row(
-    path: str, layer: keras.Layer, above: list[keras.Layer], sizes: Sizes
-) -> Row | None:
-    products = products_of(layer, sizes, above[-1] if above else None)
-    if not products and not internals.own_weights(layer):
-        return None
-    recipe = _recipe(layer)
-    looks_up = isinstance(layer, layers.Embedding)
-    record, calls = record_of(layer), 1 if looks_up else internals.calls(layer)
-    emulates = recipe is not None and recipe.emulates
-    lost = not_in_float8(layer) if recipe and not emulates else {}
-    reasons = [record.reason] if record and record.reason else []
-    reasons += [f"{recipe}: {EMULATED}"] if emulates else []
-    if layer.quantization_mode is not None:
-        reasons = [f"Keras has quantized it: {layer.quantization_mode}"]
-    if internals.is_preprocessing(layer):
-        reasons = [PREPARES.reason]
-    return Row(
-        path,
-        stock_class(layer).__name__,
-        _named(recipe, layer.compute_dtype),
-        None if recipe is None else repr(recipe),
-        tuple(map(str, products)),
-        tuple(p for p in recipes.PRODUCTS if _runs(p, recipe, lost)),
-        calls,
-        calls * sum(product.flops for product in products),
-        "; ".join(reasons + [f"{p}: {why}" for p, why in lost.items()]),
-        tuple(p for p in recipes.PRODUCTS if emulates and _lowers(recipe, p)),
-    )
-
-
-def _named(recipe: recipes.Recipe | None, dtype: str) -> str:
-    """Returns what a layer's precision is called."""
-    if recipe is None:
-        return dtype
-    return "emulated" if recipe.emulates else "float8"
-
-
-def _precision(layer: keras.Layer) -> str:
-    """Returns what a layer computes in, or will when it is built."""
-    recipe = _recipe(layer)
-    if recipe is not None and not layer.built:
-        return f"{_named(recipe, '')} once it is built"
-    return str(layer.compute_dtype)
-
-
 def _code_of(cls: Any) -> str:
     """Returns the package that a class's `call` is from."""
     return cls.call.__module__.partition(".")[0]
-
-
-def _recipe(layer: keras.Layer) -> recipes.Recipe | None:
-    """Returns the recipe of a layer's own products, None without."""
-    if isinstance(layer, Float8Layer):
-        return layer.recipe
-    if isinstance(layer, Float8Attention) and layer.recipe is not None:
-        return layer.recipe if layer.recipe.attention else None
-    return None
-
-
-def _runs(
-    product: str, recipe: recipes.Recipe | None, lost: dict[str, str]
-) -> bool:
-    low = recipe is not None and recipe.in_float8(product)
-    return low and product not in lost
-
-
-def _lowers(recipe: recipes.Recipe | None, product: str) -> bool:
-    return recipe is not None and recipe.lowers(product)
 
 
 def _cells(row: Row, total: int) -> tuple[str, ...]:

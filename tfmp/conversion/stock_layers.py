@@ -27,8 +27,8 @@ from tfmp.conversion import inputs
 from tfmp.conversion.choosing import Choice, choice
 from tfmp.conversion.defaults import DEFAULTS, PRODUCT, default_of
 from tfmp.conversion.plan import Conversion
-from tfmp.conversion.products import Sizes
 from tfmp.conversion.records import flatten, record_of
+from tfmp.conversion.sizes import Sizes
 from tfmp.layers import classes, swapping
 from tfmp.layers.contraction import Float8Layer
 from tfmp.layers.float32_inside import Float32Inside

@@ -8,7 +8,8 @@ import keras
 
 from tfmp import naming, policies
 from tfmp.conversion.products import not_in_float8
-from tfmp.conversion.report import Report, Row
+from tfmp.conversion.report import Report
+from tfmp.conversion.rows import Row
 from tfmp.layers.classes import ours_for
 
 LORA = "it makes LoRA's part of the kernel, or is a gradient of that"

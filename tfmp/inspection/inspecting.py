@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfmp import checks, naming
-from tfmp.conversion.products import Sizes
+from tfmp.conversion.sizes import Sizes
 from tfmp.inspection import deviceless, hlo, matching, steps
 from tfmp.inspection.asking import Asked
 from tfmp.inspection.report import InspectedProduct, Inspection

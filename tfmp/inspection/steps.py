@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -15,20 +15,17 @@ import numpy as np
 import tensorflow as tf
 
 from tfmp import internals, naming, pass_internals
-from tfmp.conversion.products import Sizes
 from tfmp.conversion.records import flatten
+from tfmp.conversion.sizes import Sizes, specs_of
 from tfmp.inspection import relowering
 
-FUNCTION = tf.types.experimental.PolymorphicFunction
 CPU = "/CPU:0"
-KERAS_FUNCTIONS = ("train_function", "test_function", "predict_function")
 COPY = re.compile(r"mhlo\.copy (%[\w#]+) : (\S+)")
 MASK = re.compile(r'dense<"0x([0-9A-F]+)"> : tensor<((?:\d+x)+)i1>')
 UNCOMPILED = (
     "`model_or_function` must be one that XLA can compile; text and "
     "look-up tables are not: give the model behind them. Received: {}"
 )
-SAID = "arrays, tensors, tf.TensorSpec, or lists or dictionaries of such"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +110,9 @@ def of_model(model: keras.Layer, inputs: tuple[Any, ...], sizes: Sizes) -> Step:
         sizes: for lengths that are open.
     """
     data = inputs or (_signature(model),)
-    specs = keras.tree.map_structure(_spec_of(sizes), data)
+    specs = specs_of(data, sizes)
     layers = flatten(model)
-    if _has_functions(layers.values()):
+    if pass_internals.has_functions(layers.values()):
         return _training(model, layers, specs, stateful=True)[0]
     found, missing = _training(model, layers, specs, stateful=False)
     if missing:  # recomputation has gradients for variables alone
@@ -182,9 +179,9 @@ def of_function(
         inputs: its arguments, or specs of them.
         sizes: for lengths that are open.
     """
-    if not isinstance(function, FUNCTION):
+    if not isinstance(function, pass_internals.FUNCTION):
         function = tf.function(function)
-    specs = keras.tree.map_structure(_spec_of(sizes), inputs)
+    specs = specs_of(inputs, sizes)
     return _traced(function, specs, {})
 
 
@@ -207,22 +204,6 @@ def _traced(
             f"{specs[-1] if layers else specs}: {error}"
         ) from error
     return Step(compiled, tuple(flat), layers)
-
-
-def _has_functions(layers: Iterable[keras.Layer]) -> bool:
-    """Whether a method of a layer is a `tf.function`.
-
-    Its traces outlive this one: they read the variables themselves, and must
-    not keep tensors of a trace that is gone.
-    """
-    own = [
-        value
-        for layer in layers
-        for place in (layer, *type(layer).__mro__)
-        for name, value in vars(place).items()
-        if name not in KERAS_FUNCTIONS
-    ]
-    return any(isinstance(value, FUNCTION) for value in own)
 
 
 def _loss(model: Any, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
@@ -254,33 +235,3 @@ def _signature(model: keras.Layer) -> Any:
             "`inputs` must be given for a model that does not say what it "
             f"takes. Received: {model.name!r}"
         ) from error
-
-
-def _spec_of(sizes: Sizes) -> Callable[[Any], tf.TensorSpec]:
-    def spec(leaf: Any) -> tf.TensorSpec:
-        if not isinstance(leaf, tf.TensorSpec):
-            leaf = _array(leaf)
-        if leaf.shape.rank is None:
-            raise ValueError(
-                f"`inputs` must have a known rank. Received: {leaf!r}"
-            )
-        if leaf.shape.is_fully_defined():
-            return leaf
-        return tf.TensorSpec(sizes.fill(leaf.shape.as_list()), leaf.dtype)
-
-    return spec
-
-
-def _array(leaf: Any) -> tf.TensorSpec:
-    """Returns the spec of an array or tensor; arrays as `fit` takes them."""
-    if isinstance(leaf, tf.Tensor | tf.Variable):
-        return tf.TensorSpec(leaf.shape, leaf.dtype)
-    if isinstance(leaf, keras.Variable | keras.KerasTensor):
-        return tf.TensorSpec(leaf.shape, leaf.dtype)
-    array = np.asarray(leaf)
-    if isinstance(leaf, int | float | str | bytes) or array.dtype.kind in "OUS":
-        raise TypeError(f"`inputs` must be {SAID}. Received: {leaf!r:.200}")
-    floating = np.issubdtype(array.dtype, np.floating)
-    return tf.TensorSpec(
-        array.shape, keras.config.floatx() if floating else array.dtype
-    )

@@ -34,12 +34,17 @@ def ours_for(cls: type) -> type | None:
     return next(found, None)
 
 
-def overridden(cls: type) -> list[str]:
+def overridden(cls: type, stock: type | None = None) -> list[str]:
     """Returns what a subclass of a Keras layer does in its own way.
 
     Such a class cannot become one of tfmp: what it does would be lost.
+
+    Args:
+        cls: any class of layers.
+        stock: the Keras class; by default the one that tfmp has a class for.
     """
-    stock = next((base for base in cls.__mro__ if base in OURS), cls)
+    if stock is None:
+        stock = next((base for base in cls.__mro__ if base in OURS), cls)
     if issubclass(cls, tuple(OURS.values())):
         return []
     return [
