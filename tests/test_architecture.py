@@ -43,7 +43,7 @@ LEVELS = (
         "undoing",
     ),
     ("quantization", "stablehlo"),
-    ("emulation", "scales", "statistics"),
+    ("emulation", "scales", "statistics", "unscaling"),
     ("emulated_passes", "passes", "probes"),
     ("contractions",),
     ("lengths",),

@@ -142,7 +142,7 @@ def lines(
     contraction: equations.Contraction,
     lhs: Lengths,
     rhs: Lengths,
-    elements: tuple[str, str, str],
+    elements: Sequence[str],
 ) -> tuple[list[str], str]:
     """Writes the product of `%a` and `%b`.
 
@@ -156,17 +156,11 @@ def lines(
         The lines, and the name of the result, whose axes are in the natural
         order.
     """
-    lengths = dict(zip(contraction.rhs, rhs, strict=True))
-    lengths |= {
-        label: length
-        for label, length in zip(contraction.lhs, lhs, strict=True)
-        if length is not None or label not in lengths
-    }
     operands = (
         Operand("%a", contraction.lhs, tensor_type(lhs, elements[0])),
         Operand("%b", contraction.rhs, tensor_type(rhs, elements[1])),
     )
-    writer = Writer(lengths, operands)
+    writer = Writer(lengths(contraction, lhs, rhs), operands)
     batch, summed = contraction.batch, contraction.contracting
     m, n = (_free(value.labels, batch + summed) for value in operands)
     wide = [writer.widen(operand) for operand in operands]
@@ -180,6 +174,18 @@ def lines(
     name = writer.reshape(result, joined, natural, SUM)
     last = writer.convert(Value(name, natural, SUM), elements[2])
     return writer.lines, last.name
+
+
+def lengths(
+    contraction: equations.Contraction, lhs: Lengths, rhs: Lengths
+) -> dict[str, int | None]:
+    """Returns each label's length, where either operand knows it."""
+    found = dict(zip(contraction.rhs, rhs, strict=True))
+    return found | {
+        label: length
+        for label, length in zip(contraction.lhs, lhs, strict=True)
+        if length is not None or label not in found
+    }
 
 
 def _free(labels: str, used: str) -> str:

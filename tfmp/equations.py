@@ -95,15 +95,22 @@ class Contraction:
 
 @dataclasses.dataclass(frozen=True)
 class Parsed:
-    """A contraction, and the axes of length 1 to drop before it.
+    """A contraction, and what to do with axes that broadcast before it.
 
-    An ellipsis axis of length 1 that the other operand has longer broadcasts:
-    without it, the other operand's label is simply free.
+    An ellipsis axis of length 1 that the other operand has longer is dropped:
+    without it, the other operand's label is simply free.  Where a length is
+    unknown, it has to be looked at as the program runs.
+
+    Attributes:
+        contraction: of what is left.
+        repeat: pairs of axes, of which one may have a length of 1 then.
+        lhs_squeeze, rhs_squeeze: the axes to drop.
     """
 
     contraction: Contraction
     lhs_squeeze: tuple[int, ...] = ()
     rhs_squeeze: tuple[int, ...] = ()
+    repeat: tuple[tuple[int, int], ...] = ()
 
 
 def parse(equation: str, lhs_shape: Shape, rhs_shape: Shape) -> Parsed:
@@ -135,6 +142,8 @@ def parse(equation: str, lhs_shape: Shape, rhs_shape: Shape) -> Parsed:
     )
     _check_labels(equation, lhs, rhs, out)
     lhs_drop, rhs_drop = _broadcast(equation, lhs, rhs, lhs_shape, rhs_shape)
+    dots = (c for c in lhs_dots if c in rhs_dots)
+    pairs = [(lhs.index(c), rhs.index(c)) for c in dots]
     return Parsed(
         Contraction(
             "".join(c for c in lhs if c not in lhs_drop),
@@ -143,6 +152,12 @@ def parse(equation: str, lhs_shape: Shape, rhs_shape: Shape) -> Parsed:
         ),
         tuple(lhs.index(c) for c in lhs_drop),
         tuple(rhs.index(c) for c in rhs_drop),
+        tuple(
+            (i, j)
+            for i, j in pairs
+            if None in (lhs_shape[i], rhs_shape[j])
+            and 1 not in (lhs_shape[i], rhs_shape[j])
+        ),
     )
 
 

@@ -21,6 +21,7 @@ from tfmp import (
     scaling,
     stablehlo,
     statistics,
+    unscaling,
     windows,
 )
 
@@ -193,7 +194,9 @@ class Program:
                 product, lhs.value, rhs.value, _wide(dtype), name != "output"
             )
         if lhs.scale is not None and rhs.scale is not None:
-            result *= tf.cast(known.factors[name], result.dtype)
+            result = unscaling.unscaled(
+                result, known.factors[name], lhs.scale, rhs.scale
+            )
             if isinstance(product, windows.Window) and not product.widen:
                 # XLA would fuse what follows into the call to cuDNN: a bias
                 # as a tensor of the result's size, or more than it can run.

@@ -3,6 +3,8 @@
     scale  = 2**e
     factor = 2**-(e_lhs + e_rhs)      of the two roles that are multiplied
 
+A GPU multiplies by the factor; `unscaling` says what a CPU does.
+
 They come as early as they can: with delayed scaling all of them before an
 activation is looked at, with current scaling those of inputs and kernel in the
 forward pass, the rest in the backward pass.  There they are computed again, in
@@ -23,7 +25,7 @@ import tensorflow as tf
 
 from tfmp import recipes, scaling, stablehlo
 
-MAX_FACTOR = 2.0**127
+MAX_FACTOR = 2.0**127  # infinity times zero would be NaN
 
 
 class Scales(NamedTuple):

@@ -89,12 +89,8 @@ def dot_general(
     Returns:
         Tensor of `dtype` with axes `contraction.natural`.
     """
-    lengths = dict(zip(contraction.rhs, rhs.shape, strict=True))
-    lengths |= {
-        label: length
-        for label, length in zip(contraction.lhs, lhs.shape, strict=True)
-        if length is not None or label not in lengths
-    }
+    given = lhs.shape.as_list(), rhs.shape.as_list()
+    lengths = cpu_products.lengths(contraction, *given)
     shape = [lengths[label] for label in contraction.natural]
     types = [_tensor_type(x.shape, x.dtype) for x in (lhs, rhs)]
     precision = ", ".join(["HIGHEST" if precise else "DEFAULT"] * 2)
@@ -105,16 +101,8 @@ def dot_general(
     ]
     on_cpu = None
     if all(x.dtype.size == 1 or x.dtype == tf.bfloat16 for x in (lhs, rhs)):
-        on_cpu = cpu_products.lines(
-            contraction,
-            lhs.shape.as_list(),
-            rhs.shape.as_list(),
-            (
-                ELEMENT_TYPES[lhs.dtype.name],
-                ELEMENT_TYPES[rhs.dtype.name],
-                ELEMENT_TYPES[dtype.name],
-            ),
-        )
+        types = [ELEMENT_TYPES[t.name] for t in (lhs.dtype, rhs.dtype, dtype)]
+        on_cpu = cpu_products.lines(contraction, *given, types)
     return _call(lines, [lhs, rhs], dtype, shape, on_cpu)
 
 
@@ -189,9 +177,7 @@ def _call(
         on_cpu: other operations for a CPU, and the name that they end in.
     """
     types = [_tensor_type(x.shape, x.dtype) for x in arguments]
-    names = ", ".join(
-        f"%{name}: {kind}" for name, kind in zip("ab", types, strict=False)
-    )
+    names = ", ".join(map("%{}: {}".format, "ab", types))
     out = _tensor_type(shape, dtype)
     body = "\n".join(f"    {line}" for line in lines)
     if on_cpu is not None:
@@ -199,16 +185,28 @@ def _call(
         body = CASE.format(
             cpu=_branch(*on_cpu, out), other=_branch(lines, "%d", out), out=out
         )
-    (result,) = xla.call_module(
+    module = MODULE.format(arguments=names, body=body, out=out)
+    platforms = PLATFORMS[:1] if on_cpu is None else PLATFORMS
+    return run(module, arguments, [(dtype, shape)], platforms)[0]
+
+
+def run(
+    module: str,
+    arguments: list[tf.Tensor],
+    results: list[tuple[tf.DType, list[int | None]]],
+    platforms: list[str] = PLATFORMS,
+) -> list[tf.Tensor]:
+    """Runs a module whose results have these dtypes and shapes."""
+    dtypes, shapes = zip(*results, strict=True)
+    return xla.call_module(
         arguments,
         version=9,
-        module=MODULE.format(arguments=names, body=body, out=out),
-        Tout=[dtype],
-        Sout=[shape],
-        platforms=PLATFORMS[:1] if on_cpu is None else PLATFORMS,
+        module=module,
+        Tout=dtypes,
+        Sout=shapes,
+        platforms=platforms,
         disabled_checks=["platform"],
     )
-    return result
 
 
 def _branch(lines: list[str], name: str, out: str) -> str:
@@ -222,14 +220,10 @@ def _tensor_type(shape: object, dtype: tf.DType) -> str:
 
 
 def _dimensions(contraction: equations.Contraction) -> str:
-    text = ""
-    if contraction.batch:
-        text += f"batching_dims = {_pair(contraction.batch_axes)}, "
-    return text + f"contracting_dims = {_pair(contraction.contracting_axes)}, "
-
-
-def _pair(axes: tuple[tuple[int, ...], tuple[int, ...]]) -> str:
-    return f"{list(axes[0])} x {list(axes[1])}"
+    pairs = contraction.batch_axes, contraction.contracting_axes
+    batch, summed = (f"{list(lhs)} x {list(rhs)}" for lhs, rhs in pairs)
+    batching = f"batching_dims = {batch}, " if contraction.batch else ""
+    return f"{batching}contracting_dims = {summed}, "
 
 
 Value = tuple[str, "list[int | None]", tf.DType]

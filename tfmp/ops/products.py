@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfmp import checks, equations, lengths
-from tfmp.ops import arguments
+from tfmp.ops import arguments, broadcasting
 
 
 def einsum(
@@ -28,7 +28,8 @@ def einsum(
 
     Args:
         equation: einsum of two operands; every label is shared, summed over
-            in both, or kept in the result.  Ellipses broadcast.
+            in both, or kept in the result.  Ellipses broadcast, also where a
+            graph does not know their lengths.
         a: the activation, role `"inputs"`: float32, bfloat16 or float16.
         b: the weight, role `"kernel"`: of any of these dtypes.
         recipe: a `tfmp.recipes` recipe or preset name; by default
@@ -64,6 +65,7 @@ def einsum(
     parsed = equations.parse(equation, a.shape.as_list(), b.shape.as_list())
     recipe = arguments.recipe(recipe, amax)
     assumed, take_in = arguments.amax(amax)
+    a, b = broadcasting.broadcast(a, b, parsed.repeat)
     return lengths.contract(
         parsed.contraction,
         _squeeze(a, parsed.lhs_squeeze),
@@ -95,7 +97,7 @@ def matmul(
         a: the activation, of shape `[..., m, k]`, or `[..., k, m]` with
             `transpose_a`: float32, bfloat16 or float16.
         b: the weight, of shape `[..., k, n]`, or `[..., n, k]` with
-            `transpose_b`.  Leading axes broadcast.
+            `transpose_b`.  Leading axes broadcast as those of `tf.matmul`.
         transpose_a: whether `a` holds its matrices transposed.
         transpose_b: whether `b` does.
         recipe: see `einsum`.
