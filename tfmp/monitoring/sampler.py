@@ -27,6 +27,9 @@ class Sampler:
         model: that is trained.
         statistics: whether steps are measured.
         elements: see `tfmp.probes.Probe`.
+
+    Attributes:
+        adviser: what it has said of the samples.
     """
 
     def __init__(
@@ -35,7 +38,7 @@ class Sampler:
         self.model = model
         self._statistics = statistics
         self._elements = elements
-        self._adviser = Adviser()
+        self.adviser = Adviser()
         self._measuring: MeasuredStep | None = None
         self._state: Any = None
         self._function: Any = None
@@ -84,8 +87,8 @@ class Sampler:
         named, numbers = self._state.named(state), _scalars(logs)
         skipped = named.get("skipped_steps", math.nan)
         loss = numbers.get("loss", 0.0)
-        findings = self._adviser.look_at_training(count.step, skipped, loss)
-        findings += self._adviser.look(measured.values, measured.in_vain)
+        findings = self.adviser.look_at_training(count.step, skipped, loss)
+        findings += self.adviser.look(measured.values, measured.in_vain)
         return Sample(
             count.step,
             count.epoch,
