@@ -2,12 +2,13 @@
 
     python benchmarks/long_runs.py --out benchmarks/results/long_runs.json
 
-Three programs, each with and without XLA, by tfmp and by plain Keras, each in
+Four programs, each with and without XLA, by tfmp and by plain Keras, each in
 a process of its own:
 
-    changes  one model, 200 changes of precision, a step after each
-    models   100 models made, trained for a step, deleted, session cleared
-    lengths  5,000 steps, each of another batch size and length
+    changes       one model, 200 changes of precision, a step after each
+    alternations  the same, by a `PrecisionScheduler` in one `fit`
+    models        100 models made, trained for a step, deleted, session cleared
+    lengths       5,000 steps, each of another batch size and length
 
 The model is four dense layers.  What stands in for FP8 in Keras is bfloat16:
 its layers change from float32 and back.  Sampled is what Linux says that the
@@ -36,7 +37,7 @@ import tensorflow as tf
 import tfmp
 from tfmp import tables
 
-COUNTS = {"changes": 200, "models": 100, "lengths": 5000}
+COUNTS = {"changes": 200, "alternations": 200, "models": 100, "lengths": 5000}
 SAMPLES, WIDTH = 50, 64
 LIBRARIES = ("tfmp", "keras")
 # The largest batch, and the longest, without and with XLA.
@@ -111,6 +112,19 @@ def changes(memory: Memory, library: str, jit_compile: bool) -> None:
         memory.look()
 
 
+def alternations(memory: Memory, library: str, jit_compile: bool) -> None:
+    """Changes the precision of one model within a `fit`, there and back."""
+    policies = "mixed_float8", "mixed_bfloat16"
+    times = {time: policies[time % 2] for time in range(memory.count)}
+    scheduler = tfmp.callbacks.PrecisionScheduler(times)
+    looks = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: memory.look()
+    )
+    model = make(library, jit_compile)
+    options = {"epochs": memory.count, "verbose": 0}
+    model.fit(*data(), 16, callbacks=[scheduler, looks], **options)
+
+
 def models(memory: Memory, library: str, jit_compile: bool) -> None:
     """Makes models, one after the other."""
     for _ in range(memory.count):
@@ -138,6 +152,7 @@ def lengths(memory: Memory, library: str, jit_compile: bool) -> None:
 
 PROGRAMS: dict[str, Callable[[Memory, str, bool], None]] = {
     "changes": changes,
+    "alternations": alternations,
     "models": models,
     "lengths": lengths,
 }
@@ -188,7 +203,7 @@ def main() -> None:
     for program in args.programs:
         count = max(8, int(COUNTS[program] * args.share))
         for jit_compile in (False, True):
-            for library in LIBRARIES:
+            for library in LIBRARIES[: 1 if program == "alternations" else 2]:
                 what = program, library, jit_compile, count
                 if what not in map(described, rows):
                     rows.append(measuring.in_fresh_process(run, *what))

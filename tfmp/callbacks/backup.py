@@ -149,7 +149,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             return self._restore(others)
         known = notes.pop("callbacks", {})
         kept.give_back(self._callbacks, known)
-        kept.tell_lost(notes.pop("lost", {}))
+        self._lost.tell(notes.pop("lost", {}))
         self._resumed = (path, known) if notes["batch"] else None
         return notes
 

@@ -68,6 +68,9 @@ def give_back(
 class Lost:
     """Notices what callbacks come to know that a backup does not hold.
 
+    Of one that nobody knows, those are attributes that `fit` began with, and
+    that have another value since.
+
     Args:
         callbacks: all of a `fit`, as it begins.
     """
@@ -89,6 +92,21 @@ class Lost:
         found = {name: self._of(name, each) for name, each in self._named}
         return {name: said for name, said in found.items() if said}
 
+    def tell(self, words: Mapping[str, str]) -> None:
+        """Warns, as a training goes on, of what callbacks do without.
+
+        Args:
+            words: of the training that goes on.
+        """
+        for name, each in self._named:
+            if name in words:
+                warnings.warn(
+                    f"{type(each).__name__} goes on without what the backup "
+                    f"does not hold, {words[name]}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
     def _of(self, name: str, callback: Any) -> str:
         if name not in self._start:
             return of_keras.lost(callback)
@@ -97,7 +115,7 @@ class Lost:
         changed = [
             f"`{key}`"
             for key, value in now.items()
-            if key not in known and start.get(key, now) != value
+            if key in start and key not in known and start[key] != value
         ]
         if changed:
             return (
@@ -105,17 +123,6 @@ class Lost:
                 "`go_on_from(knowledge)` it could keep that"
             )
         return of_keras.lost(callback)
-
-
-def tell_lost(words: Mapping[str, str]) -> None:
-    """Warns, as a training goes on, of what it does without."""
-    for name, said in words.items():
-        warnings.warn(
-            f"{name.rpartition(' ')[0]} goes on without what the backup does "
-            f"not hold, {said}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
 
 
 def _keeps(callback: Any) -> bool:
