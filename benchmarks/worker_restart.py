@@ -142,10 +142,11 @@ class Worker:
         raise RuntimeError(f"a worker ended before {word!r}:\n{self.wrong()}")
 
     def wrong(self) -> str:
-        """Returns the last line of what it wrote as it failed."""
+        """Returns the last error among what it wrote as it failed."""
         self.errors.seek(0)
         lines = self.errors.read().strip().splitlines() or [""]
-        return lines[-1][:300]
+        named = [line for line in lines if "Error: " in line]
+        return (named or lines)[-1][:300]
 
     def end(self) -> None:
         """Ends it if it has not ended."""

@@ -14,7 +14,7 @@ from tfmp.conversion.plan import Conversion
 from tfmp.conversion.records import flatten
 from tfmp.monitoring.step_count import StepCount
 from tfmp.switching import precisions
-from tfmp.switching.kept_programs import KeptPrograms
+from tfmp.callbacks.kept_programs import KeptPrograms
 from tfmp.switching.switch import Wanted, news, present
 
 UNITS = ("epoch", "step")

@@ -222,14 +222,13 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
 
     def knowledge(self) -> dict[str, Any]:
         """Returns what a backup keeps: where it is, and what it has told."""
-        sampler = self._sampler
+        newest = self._samples[-1].core() if self._samples else None
         return {
             "count": self._count.knowledge(),
             "told": self._changes.told,
-            "measured": sampler and sampler.knowledge(),
-            "advised": sampler and sampler.adviser.knowledge(),
             "known": self._known,
-            "newest": self._samples[-1].core() if self._samples else None,
+            "newest": newest,
+            "sampler": self._sampler and self._sampler.knowledge(),
         }
 
     def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
@@ -238,8 +237,7 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
         self._changes.go_on_from(knowledge["told"])
         self._known = dict(knowledge["known"])
         if self._sampler is not None:
-            self._sampler.go_on_from(knowledge["measured"])
-            self._sampler.adviser.go_on_from(knowledge["advised"])
+            self._sampler.go_on_from(knowledge["sampler"])
         if knowledge["newest"] is not None and not self._samples:
             self._samples.append(Sample(*knowledge["newest"]))
 
