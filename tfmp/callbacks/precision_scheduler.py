@@ -9,12 +9,12 @@ import keras
 
 from tfmp import checks
 from tfmp.callbacks.kept import Kept
+from tfmp.callbacks.kept_programs import KeptPrograms
 from tfmp.changes import Change, tell
 from tfmp.conversion.plan import Conversion
 from tfmp.conversion.records import flatten
 from tfmp.monitoring.step_count import StepCount
 from tfmp.switching import precisions
-from tfmp.callbacks.kept_programs import KeptPrograms
 from tfmp.switching.switch import Wanted, news, present
 
 UNITS = ("epoch", "step")
