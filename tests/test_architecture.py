@@ -18,6 +18,7 @@ LEVELS = (
     (
         "advice",
         "call_internals",
+        "callback_internals",
         "callers",
         "checks",
         "first_use",

@@ -506,3 +506,82 @@ def test_on_replicas():
         "restored": True,
         "steps": 3 * STEPS,
     }
+
+
+def traced_in(schedule, *more, **options):
+    """Returns the epochs that traced a step, and what the training ends with.
+
+    Counted in a list: a number of a layer is a setting that traces depend on.
+    """
+    optimizer, seen, now = scaled(initial_scale=4.0), [], [0]
+    model = make(optimizer, jit_compile=False)
+
+    def call(x, training=None):
+        if training and not isinstance(x, keras.KerasTensor):
+            seen.append(now[0])
+        return x
+
+    model.get_layer("traced").call = call
+    begin = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: now.__setitem__(0, epoch)
+    )
+    scheduler = PrecisionScheduler(schedule, **options)
+    fit(model, begin, *more, scheduler, epochs=len(ALTERNATING))
+    return seen, values(model)
+
+
+ALTERNATING = {
+    time: "mixed_bfloat16" if time % 2 else "mixed_float8" for time in range(6)
+}
+
+
+def test_a_precision_that_comes_back_is_not_traced_again():
+    """And trains as one that is, bit for bit."""
+    seen, found = traced_in(ALTERNATING)
+    again, expected = traced_in(ALTERNATING, programs=0)
+    assert sorted(set(seen)) == [0, 1]
+    assert sorted(set(again)) == list(range(6))
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("what", ["rate", "trainable", "optimizer"])
+def test_a_step_is_traced_again_if_something_else_has_changed(what):
+    """In epoch 3, when the step of epoch 1 would come back."""
+
+    def change(epoch, model):
+        if epoch == 3 and what == "rate":
+            model.get_layer("dropout").rate = 0.5
+        elif epoch == 3 and what == "trainable":
+            model.get_layer("b").trainable = False
+        elif epoch == 3:
+            model.optimizer.inner_optimizer.beta_1 = 0.5
+
+    more = keras.callbacks.LambdaCallback()
+    more.on_epoch_begin = lambda epoch, logs: change(epoch, more.model)
+    seen, _ = traced_in(ALTERNATING, more)
+    assert sorted(set(seen)) == [0, 1, 3, 4]
+
+
+def test_kept_steps_are_beside_those_of_a_monitor():
+    """Which stands before the one that is kept, and measures another."""
+    monitor = ScaleMonitor(every=2)
+    seen, found = traced_in(ALTERNATING, monitor)
+    again, expected = traced_in(ALTERNATING, ScaleMonitor(every=2), programs=0)
+    assert len(seen) < len(again)
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(x, y)
+    steps = [sample["step"] for sample in monitor.samples]
+    assert steps == list(range(2, 6 * STEPS + 1, 2))
+    measured = ["net/a/inputs/sqnr" in sample for sample in monitor.samples]
+    assert measured[1:] == [
+        sample["epoch"] % 2 == 0 for sample in monitor.samples[1:]
+    ]
+
+
+def test_only_the_newest_steps_are_kept():
+    seen, _ = traced_in(ALTERNATING, programs=1)
+    assert sorted(set(seen)) == [0, 1]
+    three = enumerate(["mixed_float8", "mixed_bfloat16", "float32"] * 2)
+    seen, _ = traced_in(dict(three), programs=1)
+    assert sorted(set(seen)) == list(range(6))

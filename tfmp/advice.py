@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 PATIENCE = 2  # samples in a row
 BEHIND_BY = -4  # bits that a scale is too small by
@@ -124,6 +124,21 @@ class Adviser:
         self._training, self._measured = _Patience(), _Patience()
         self._before: tuple[int, float] | None = None
 
+    def knowledge(self) -> dict[str, Any]:
+        """Returns what it has seen and said, as JSON has it."""
+        return {
+            "before": self._before,
+            "training": self._training.knowledge(),
+            "measured": self._measured.knowledge(),
+        }
+
+    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
+        """Takes back what `knowledge` returned."""
+        before = knowledge["before"]
+        self._before = None if before is None else (before[0], before[1])
+        self._training.go_on_from(knowledge["training"])
+        self._measured.go_on_from(knowledge["measured"])
+
     def look_at_training(
         self, step: int, skipped: float, loss: float
     ) -> list[str]:
@@ -174,6 +189,15 @@ class _Patience:
             collections.Counter()
         )
         self._said: set[tuple[str, str]] = set()
+
+    def knowledge(self) -> dict[str, Any]:
+        counts = [[*key, count] for key, count in self._counts.items()]
+        return {"counts": counts, "said": [list(key) for key in self._said]}
+
+    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
+        found = {(kind, at): count for kind, at, count in knowledge["counts"]}
+        self._counts = collections.Counter(found)
+        self._said = {(kind, at) for kind, at in knowledge["said"]}
 
     def new(self, found: Iterable[Finding]) -> list[str]:
         """Returns what has lasted by now, and was not returned before."""

@@ -147,7 +147,7 @@ def replace_variable(
     old: keras.Variable,
     new: keras.Variable,
 ) -> None:
-    """Puts an optimizer's newest variable into the place of an older one.
+    """Puts a variable of an optimizer into the place of another one.
 
     In a new list: TensorFlow saves none that was changed within.
     """
@@ -155,6 +155,7 @@ def replace_variable(
     kept = [v for v in optimizer._variables if v is not new]
     kept[[v is old for v in kept].index(True)] = new
     tracker.stored_ids["variables"].remove(id(old))
+    tracker.stored_ids["variables"].add(id(new))
     with tracking.DotNotTrackScope():  # a tracked list would track without end
         optimizer._variables = kept
     is_variable, _ = tracker.config["variables"]

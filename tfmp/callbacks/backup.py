@@ -38,16 +38,19 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     `keras.utils.set_random_seed`: epochs that are skipped are begun, so that
     shuffling goes on too.  Data that go on from epoch to epoch
     (`steps_per_epoch`) are read again from the first batch.  Not so: a Python
-    generator, and parallel reading with `deterministic=False`.  What callbacks
-    of Keras keep to themselves, such as how long `EarlyStopping` has waited,
-    is not saved; of tfmp, `AdaptivePrecision`, `PrecisionScheduler` and
-    `ScaleMonitor` go on where they were.  Nor is what replicas of a strategy
-    hold apart: moving averages of Keras' `BatchNormalization` become those of
-    the first, and metrics that were cut off within an epoch may differ in
-    their last bits.
+    generator, and parallel reading with `deterministic=False`.  Not saved is
+    what replicas of a strategy hold apart: moving averages of Keras'
+    `BatchNormalization` become those of the first, and metrics that were cut
+    off within an epoch may differ in their last bits.
 
     Put it last in the list of callbacks: what the others change at the end of
     an epoch, or as one begins, is then in the backup, and what they know.
+    Those of tfmp go on where they were, and of Keras `EarlyStopping`,
+    `ReduceLROnPlateau`, `ModelCheckpoint`, `SwapEMAWeights` and `TensorBoard`;
+    of your own, those with a method `knowledge()`, which returns what JSON
+    has, and `go_on_from(knowledge)`, which takes it back.  What a callback
+    knew and a backup does not hold, as the best weights of `EarlyStopping`,
+    is said in a warning when a training goes on from there.
 
     Args:
         backup_dir: a local folder for this run alone.
@@ -100,6 +103,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         self._first_epoch: int | None = None
         self._resumed: tuple[pathlib.Path, dict[str, Any]] | None = None
         self._callbacks: list[Any] = []
+        self._lost = kept.Lost()
         self._epochs_before: list[int] = []
         self._logs: dict[str, Any] = {}
         self._due = False
@@ -110,7 +114,9 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         self._forget()
         backup_checks.check_optimizers(self.model)
         backup_checks.check_writable(self._latest.parent)
-        self._callbacks = kept.before(self, internals.callbacks_beside())
+        callbacks = internals.callbacks_beside()
+        self._callbacks = kept.before(self, callbacks)
+        self._lost = kept.Lost(each for each in callbacks if each is not self)
         internals.start_at(self.model, None)
         there = [p for p in (self._latest, self._previous) if p.exists()]
         if not there:
@@ -143,6 +149,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             return self._restore(others)
         known = notes.pop("callbacks", {})
         kept.give_back(self._callbacks, known)
+        self._lost.tell(notes.pop("lost", {}))
         self._resumed = (path, known) if notes["batch"] else None
         return notes
 
@@ -154,9 +161,15 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         batch: int,
         epochs: list[int],
         history: dict[str, list[Any]],
+        stopped: bool = False,
     ) -> None:
-        """Brings data and `History` to where the backup was made."""
-        internals.start_at(self.model, epoch)
+        """Brings data and `History` to where the backup was made.
+
+        If a callback had ended the training there, it ends: Keras would train
+        an epoch more.
+        """
+        last = (self.params or {}).get("epochs") or epoch
+        internals.start_at(self.model, max(epoch, last) if stopped else epoch)
         internals.skip_data(data, epoch - first_epoch, batch)
         self._first_epoch, self._epochs_before = first_epoch, epochs
         self._last_batch_seen = max(batch - 1, 0)
@@ -248,5 +261,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             "history": history,
             "precision": precision_of(self.model),
             "callbacks": kept.gather(self._callbacks),
+            "lost": self._lost.words(),
+            "stopped": batch == 0 and bool(self.model.stop_training),
         }
         checkpoints.save_weights(self.model, self._latest, notes)

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 NUMBERS = ("first_epoch", "epoch", "batch")
+SINCE = ("callbacks", "lost", "stopped")  # older backups lack them
 
 
 def checked(notes: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def checked(notes: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
             f"{str(path)!r} these notes are none: {wrong}. "
             f"Received: {str(notes)[:200]}"
         )
-    known = {*NUMBERS, "epochs", "history", "precision", "callbacks"}
+    known = {*NUMBERS, "epochs", "history", "precision", *SINCE}
     return {name: value for name, value in notes.items() if name in known}
 
 
@@ -46,6 +47,8 @@ def _fit(notes: Mapping[str, Any]) -> dict[str, bool]:
         "history": _is_table(history, list),
         "precision": _is_precision(notes.get("precision")),
         "callbacks": _is_table(notes.get("callbacks", {}), dict),
+        "lost": _is_table(notes.get("lost", {}), str),
+        "stopped": isinstance(notes.get("stopped", False), bool),
     }
 
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import abc
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
+
+from tfmp import callback_internals as of_keras
 
 
-class Kept(abc.ABC):
+@runtime_checkable
+class Kept(Protocol):
     """A callback that goes on after a restart where it was.
 
     What it knows is in the backups of `tfmp.callbacks.BackupAndRestore`.
     """
 
-    @abc.abstractmethod
     def knowledge(self) -> dict[str, Any]:
         """Returns what it knows between two steps, as JSON has it."""
 
-    @abc.abstractmethod
     def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
         """Takes back what `knowledge` returned, the model restored before."""
 
@@ -29,7 +29,7 @@ def before(last: Any, callbacks: Sequence[Any]) -> list[Any]:
     They begin a `fit` after it, and so cannot take anything back.
     """
     place = callbacks.index(last) if last in callbacks else len(callbacks)
-    late = [type(c).__name__ for c in callbacks[place:] if isinstance(c, Kept)]
+    late = [type(c).__name__ for c in callbacks[place + 1 :] if _keeps(c)]
     if late:
         warnings.warn(
             f"{type(last).__name__} is not the last of the callbacks: after a "
@@ -42,7 +42,13 @@ def before(last: Any, callbacks: Sequence[Any]) -> list[Any]:
 
 def gather(callbacks: Iterable[Any]) -> dict[str, dict[str, Any]]:
     """Returns what callbacks know, by their names."""
-    return {name: each.knowledge() for name, each in _named(callbacks)}
+    return {
+        name: each.knowledge()
+        if isinstance(each, Kept)
+        else of_keras.knowledge(each)
+        for name, each in _named(callbacks)
+        if _keeps(each)
+    }
 
 
 def give_back(
@@ -53,15 +59,80 @@ def give_back(
     One that was not there begins anew; of one that is gone nothing is done.
     """
     for name, each in _named(callbacks):
-        if name in known:
+        if name in known and isinstance(each, Kept):
             each.go_on_from(known[name])
+        elif name in known:
+            of_keras.go_on_from(each, known[name])
 
 
-def _named(callbacks: Iterable[Any]) -> Iterator[tuple[str, Kept]]:
-    """Yields those with something to keep; of one class, by their order."""
+class Lost:
+    """Notices what callbacks come to know that a backup does not hold.
+
+    Of one that nobody knows, those are attributes that `fit` began with, and
+    that have another value since.
+
+    Args:
+        callbacks: all of a `fit`, as it begins.
+    """
+
+    def __init__(self, callbacks: Iterable[Any] = ()) -> None:
+        self._named = [
+            (name, each)
+            for name, each in _named(callbacks)
+            if not isinstance(each, Kept)
+        ]
+        self._start = {
+            name: of_keras.simple_state(each)
+            for name, each in self._named
+            if not of_keras.is_of_keras(each)
+        }
+
+    def words(self) -> dict[str, str]:
+        """Returns what a restart from now on will lose, by callback."""
+        found = {name: self._of(name, each) for name, each in self._named}
+        return {name: said for name, said in found.items() if said}
+
+    def tell(self, words: Mapping[str, str]) -> None:
+        """Warns, as a training goes on, of what callbacks do without.
+
+        Args:
+            words: of the training that goes on.
+        """
+        for name, each in self._named:
+            if name in words:
+                warnings.warn(
+                    f"{type(each).__name__} goes on without what the backup "
+                    f"does not hold, {words[name]}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+    def _of(self, name: str, callback: Any) -> str:
+        if name not in self._start:
+            return of_keras.lost(callback)
+        start, now = self._start[name], of_keras.simple_state(callback)
+        known = of_keras.knowledge(callback)
+        changed = [
+            f"`{key}`"
+            for key, value in now.items()
+            if key in start and key not in known and start[key] != value
+        ]
+        if changed:
+            return (
+                f"{', '.join(changed)}: with methods `knowledge()` and "
+                "`go_on_from(knowledge)` it could keep that"
+            )
+        return of_keras.lost(callback)
+
+
+def _keeps(callback: Any) -> bool:
+    return isinstance(callback, Kept) or of_keras.keeps(callback)
+
+
+def _named(callbacks: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """Yields callbacks by their classes' names; of one, by their order."""
     counts: dict[str, int] = {}
     for each in callbacks:
-        if isinstance(each, Kept):
-            name = type(each).__name__
-            counts[name] = counts.get(name, 0) + 1
-            yield f"{name} {counts[name]}", each
+        name = type(each).__name__
+        counts[name] = counts.get(name, 0) + 1
+        yield f"{name} {counts[name]}", each

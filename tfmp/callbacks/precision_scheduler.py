@@ -9,12 +9,13 @@ import keras
 
 from tfmp import checks
 from tfmp.callbacks.kept import Kept
+from tfmp.callbacks.kept_programs import KeptPrograms
 from tfmp.changes import Change, tell
 from tfmp.conversion.plan import Conversion
 from tfmp.conversion.records import flatten
 from tfmp.monitoring.step_count import StepCount
 from tfmp.switching import precisions
-from tfmp.switching.switch import Wanted, news, present, switch
+from tfmp.switching.switch import Wanted, news, present
 
 UNITS = ("epoch", "step")
 ASKED = ("", "asked for")
@@ -52,7 +53,9 @@ class PrecisionScheduler(keras.callbacks.Callback, Kept):
     slots, iteration and loss scale, seeds, metrics, and the windows of layers
     that stay in FP8.  A layer that becomes FP8 starts with a fresh scale, one
     that comes back with the one it had.  The step is traced, and compiled,
-    once a change; evaluation likewise.  After an error the model is as it was.
+    once a change; evaluation likewise.  One that comes back is not: the newest
+    `programs` are kept until `fit` ends, and used again if every layer,
+    variable and setting is as it was.  After an error the model is as it was.
     If the optimizer is a built one of Keras, the first layer in FP8 puts it
     inside a `tfmp.optimizers.LossScaleOptimizer`.
 
@@ -65,6 +68,8 @@ class PrecisionScheduler(keras.callbacks.Callback, Kept):
         schedule: a dictionary of epochs or steps to precisions, a list of
             such pairs, or a function of epoch and precision.
         unit: `"epoch"` or `"step"`.
+        programs: how many precisions to keep compiled steps of, in case that
+            they come back, 0 or more.
 
     Attributes:
         changes: every `Change` so far.
@@ -85,8 +90,12 @@ class PrecisionScheduler(keras.callbacks.Callback, Kept):
     [(3, 'float32', 'mixed_bfloat16')]
     """
 
-    def __init__(self, schedule: Any, unit: str = "epoch") -> None:
+    def __init__(
+        self, schedule: Any, unit: str = "epoch", programs: int = 4
+    ) -> None:
         super().__init__()
+        most = checks.integer("programs", programs, 0)
+        self._programs = KeptPrograms(most)
         self.unit = checks.choice("unit", unit, UNITS)
         self._function: Callable | None = None
         self._entries: list[tuple[int, Conversion]] = []
@@ -108,6 +117,7 @@ class PrecisionScheduler(keras.callbacks.Callback, Kept):
     def on_train_begin(self, logs: Any = None) -> None:
         """Holds the whole schedule against the model."""
         self._done = -1
+        self._programs.empty()
         if self._of is not self.model:
             self._of = self.model
             self._count = StepCount(1)
@@ -137,6 +147,11 @@ class PrecisionScheduler(keras.callbacks.Callback, Kept):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Counts."""
         self._count.end_execution(batch)
+        self._programs.step_ended(self.model)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Forgets the compiled steps that are not in use."""
+        self._programs.empty()
 
     def knowledge(self) -> dict[str, Any]:
         """Returns what a backup keeps: where it is, and what it changed."""
@@ -177,7 +192,7 @@ class PrecisionScheduler(keras.callbacks.Callback, Kept):
         changed, before = news(self.model, wanted), present(self.model)
         if not changed:
             return
-        switch(self.model, changed)
+        self._programs.switch(self.model, changed)
         made = [
             Change(
                 self._count.step,

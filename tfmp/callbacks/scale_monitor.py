@@ -222,16 +222,24 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
 
     def knowledge(self) -> dict[str, Any]:
         """Returns what a backup keeps: where it is, and what it has told."""
-        measured = self._sampler and self._sampler.knowledge()
-        count, told = self._count.knowledge(), self._changes.told
-        return {"count": count, "told": told, "measured": measured}
+        newest = self._samples[-1].core() if self._samples else None
+        return {
+            "count": self._count.knowledge(),
+            "told": self._changes.told,
+            "known": self._known,
+            "newest": newest,
+            "sampler": self._sampler and self._sampler.knowledge(),
+        }
 
     def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
         """Goes on from a backup."""
         self._count.go_on_from(knowledge["count"])
         self._changes.go_on_from(knowledge["told"])
+        self._known = dict(knowledge["known"])
         if self._sampler is not None:
-            self._sampler.go_on_from(knowledge["measured"])
+            self._sampler.go_on_from(knowledge["sampler"])
+        if knowledge["newest"] is not None and not self._samples:
+            self._samples.append(Sample(*knowledge["newest"]))
 
     def _sample(self, logs: Any) -> None:
         if self._sampler is None:

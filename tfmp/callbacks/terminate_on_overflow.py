@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from tfmp import checks
+from tfmp.callbacks.kept import Kept
 from tfmp.callbacks.newest_batch import NewestBatch
 from tfmp.debug.diagnosis import diagnose
 from tfmp.debug.findings import NonFinite, NonFiniteError, TooLarge
@@ -16,7 +18,7 @@ from tfmp.optimizers import LossScaleOptimizer
 LOOKS = 4
 
 
-class TerminateOnOverflow(keras.callbacks.Callback):
+class TerminateOnOverflow(keras.callbacks.Callback, Kept):
     """Ends training if step after step is skipped, and says what overflows.
 
     A step with a non-finite gradient is skipped and the loss scale falls; a
@@ -97,6 +99,18 @@ class TerminateOnOverflow(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         """Gives the model back."""
         self._forget()
+
+    def knowledge(self) -> dict[str, Any]:
+        """Returns what a backup keeps: when it will look, and how closely."""
+        watches = self._newest is not None
+        return {"unseen": self._unseen, "watches": watches}
+
+    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
+        """Goes on from a backup."""
+        self._forget()
+        self._unseen = knowledge["unseen"]
+        if knowledge["watches"]:
+            self._newest = NewestBatch(self.model)
 
     def _look(self) -> None:
         self._unseen = 0

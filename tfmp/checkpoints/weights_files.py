@@ -36,7 +36,9 @@ def save_weights(
     `tail -n +2 FILE | sha256sum` prints what its first line says.
 
     It is written beside its place, to disk, and renamed: a process that is
-    killed meanwhile leaves the old file, or the new one.
+    killed meanwhile leaves the old file, or the new one.  Under
+    `MultiWorkerMirroredStrategy` every worker calls it, with the same path:
+    what replicas hold apart is put together by a collective.
 
     Args:
         model: a built model; of a compiled one, the optimizer too.

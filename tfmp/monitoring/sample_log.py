@@ -52,6 +52,10 @@ class Sample(NamedTuple):
     findings: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
 
+    def core(self) -> list[Any]:
+        """Returns step, epoch, time and the values, as JSON has it."""
+        return [*self[:3], dict(self.state), dict(self.measured)]
+
     def items(self) -> dict[str, float]:
         """Returns the values by name; a count is an integer."""
         found = {**self.state, **self.measured}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -103,17 +104,20 @@ class Sampler:
             return self._measuring.described(*vectors)
         return held or Measurement({}, {})
 
-    def knowledge(self) -> list[Any] | None:
-        """Returns what was measured and not taken yet, None for nothing."""
+    def knowledge(self) -> dict[str, Any]:
+        """Returns what it has said, and what was measured and not taken."""
         if self._measuring is not None and self._measuring.has_run:
             self._function = self._function or self._reading_function()
             _, *vectors = map(_array, self._function())
             self._held = self._measuring.described(*vectors)
-        return None if self._held is None else list(self._held)
+        held = None if self._held is None else list(self._held)
+        return {"held": held, "adviser": self._adviser.knowledge()}
 
-    def go_on_from(self, knowledge: list[Any] | None) -> None:
+    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
         """Takes back what `knowledge` returned."""
-        self._held = None if knowledge is None else Measurement(*knowledge)
+        held = knowledge["held"]
+        self._held = None if held is None else Measurement(*held)
+        self._adviser.go_on_from(knowledge["adviser"])
 
     def _reading_function(self) -> Any:
         state, measuring = self._state, self._measuring

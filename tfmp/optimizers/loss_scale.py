@@ -18,6 +18,8 @@ from tfmp.optimizers.lifting import lifted
 from tfmp.optimizers.moving_scale import MovingScale
 from tfmp.optimizers.scale_rule import ScaleRule
 
+FORMER = 4  # histories that are kept for layers that come back
+
 
 @keras.saving.register_keras_serializable("tfmp")
 class LossScaleOptimizer(AsKeras, MovingScale):
@@ -90,6 +92,7 @@ class LossScaleOptimizer(AsKeras, MovingScale):
     """
 
     _amax: Any = None
+    _former: tuple[AmaxHistory, ...] = ()
     update_probes: Any = ()  # monitors', while a measured step is traced
 
     def __init__(
@@ -159,11 +162,24 @@ class LossScaleOptimizer(AsKeras, MovingScale):
             return
         var_list = arguments.checked_variables("var_list", var_list)
         arguments.check_known("var_list", var_list, self._trainable_variables)
-        old, new = self._amax, AmaxHistory(var_list)
-        new.history = self.add_state("amax_history", new.shape)
+        if self._amax.is_of(var_list):
+            return
+        old, new = self._amax, self._history_of(var_list)
         new.follow(old, float(self.rule.in_use(self.dynamic_scale)))
         internals.replace_variable(self, old.history, new.history)
         self._amax, self.amax_history = new, new.history
+
+    def _history_of(self, var_list: Sequence[keras.Variable]) -> AmaxHistory:
+        """Returns an earlier one of the same layers, which programs know."""
+        former = [*self._former, self._amax]
+        new = next((each for each in former if each.is_of(var_list)), None)
+        if new is None:
+            new = AmaxHistory(var_list)
+            new.history = self.add_state("amax_history", new.shape)
+        else:
+            former.remove(new)
+        self._former = tuple(former[-FORMER:])
+        return new
 
     def load_own_variables(self, store: Any) -> None:
         """Loads the state of such an optimizer, or of one without FP8.
