@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 
@@ -32,7 +33,8 @@ def is_router(layer: keras.Layer, parent: keras.Layer | None) -> bool:
         return False
     if not isinstance(layer, keras.layers.Dense):
         return False
-    code = getattr(stock_class(parent).call, "__code__", None)
+    block: Any = stock_class(parent)
+    code = getattr(block.call, "__code__", None)
     adds = code is not None and "add_loss" in code.co_names
     return adds and layer.units == getattr(parent, "num_experts", None)
 
