@@ -13,6 +13,9 @@ It takes turns, as one model costs 15 to 40 seconds of a core: backbones are
 trained by XLA in FP8, one in four by LoRA, and one in four is exported; their
 tasks are trained in a graph, in FP8 and float16; what has no task in all three.
 
+`--quick` leaves out what runs in FP8, and the trainings: 3 to 10 seconds of a
+core.  The next whole run tries such a model again.
+
 A model without a configuration is in the table as not tried.  What is found is
 written as each model ends, to `results/model_sweep.json` and `.md`; the next
 run goes on from there.  `--again` tries models once more, those that are named
@@ -48,12 +51,12 @@ CONTEXT = multiprocessing.get_context("forkserver")
 Row = dict[str, Any]
 
 
-def row(subject: Subject, seconds: float) -> Row:
+def row(subject: Subject, seconds: float, quick: bool) -> Row:
     """Tries one model in a process of its own; a crash is a row too."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "cells.json")
-        given = subject, str(path)
+        given = subject, str(path), quick
         process = CONTEXT.Process(target=sweep_checks.run, args=given)
         process.start()
         process.join(seconds)
@@ -68,6 +71,7 @@ def row(subject: Subject, seconds: float) -> Row:
             cell["error"] = f"longer than {seconds:g} s" if late else ended
             cell["fault"] = sweep_table.NOT_KNOWN
     return {
+        "quick": quick,
         "exit": process.exitcode,
         "seconds": round(time.perf_counter() - start, 1),
         "cells": cells,
@@ -75,11 +79,13 @@ def row(subject: Subject, seconds: float) -> Row:
 
 
 def rows(
-    chosen: Iterable[Subject], seconds: float, workers: int
+    chosen: Iterable[Subject], seconds: float, quick: bool, workers: int
 ) -> Iterator[tuple[Subject, Row]]:
     """Gives the rows of models as they end."""
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        waiting = {pool.submit(row, each, seconds): each for each in chosen}
+        waiting = {
+            pool.submit(row, each, seconds, quick): each for each in chosen
+        }
         for done in concurrent.futures.as_completed(waiting):
             yield waiting[done], done.result()
 
@@ -89,21 +95,13 @@ def main() -> None:
     given = _arguments()
     every = {f"{each.library}: {each.name}": each for each in subjects()}
     path = pathlib.Path(given.out)
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    found = {k: v for k, v in kept.get("rows", {}).items() if k in every}
+    kept = json.loads(path.read_text())["rows"] if path.exists() else {}
+    found = {k: v for k, v in kept.items() if k in every and "cells" in v}
     found |= {k: {"note": s.note} for k, s in every.items() if s.note}
-    for key, each in every.items():
-        if not each.note and "note" in found.get(key, {}):
-            del found[key]  # it has a configuration now
-    chosen = [
-        each
-        for key, each in every.items()
-        if not each.note
-        and (not given.names or each.name in given.names)
-        and (given.again or key not in found)
-    ]
+    chosen = [s for k, s in every.items() if _asked(s, found.get(k), given)]
     if not given.table:
-        for each, cells in rows(chosen, given.limit, given.workers):
+        how = given.limit, given.quick, given.workers
+        for each, cells in rows(chosen, *how):
             found[f"{each.library}: {each.name}"] = cells
             wrong = sweep_table.errors(cells)
             print(each.name, cells["seconds"], *wrong[:3], flush=True)
@@ -111,11 +109,22 @@ def main() -> None:
     _write(path, every, found)
 
 
+def _asked(
+    subject: Subject, known: Row | None, given: argparse.Namespace
+) -> bool:
+    """Whether a model is to be tried now."""
+    if subject.note or (given.names and subject.name not in given.names):
+        return False
+    more = known is None or (known.get("quick") and not given.quick)
+    return bool(more or given.again)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("names", nargs="*", help="models, by default all")
     parser.add_argument("--again", action="store_true", help="also known ones")
     parser.add_argument("--table", action="store_true", help="try none")
+    parser.add_argument("--quick", action="store_true", help="see above")
     parser.add_argument("--limit", type=float, default=600, help="seconds each")
     parser.add_argument("--out", default=RESULT, help="another file")
     parser.add_argument("--workers", type=int, default=1, help="at once")

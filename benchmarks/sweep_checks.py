@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import re
 import tempfile
 import time
 import warnings
@@ -22,11 +21,11 @@ import numpy as np
 import sweep_subjects
 import tensorflow as tf
 from sweep_inputs import BATCH
+from sweep_measures import decibel, distance, joined, nature, same, words
 from sweep_models import TOKENS
 from sweep_subjects import Subject
 
 import tfmp
-from tfmp.conversion.records import flatten
 
 STEPS = 3
 NARROW = ("float8", "bfloat16", "float16")
@@ -54,10 +53,14 @@ class Trial:
     Args:
         subject: which model.
         path: a file for the cells, written after each of them.
+        quick: whether to leave out what runs in FP8, and trainings.
     """
 
-    def __init__(self, subject: Subject, path: str) -> None:
+    def __init__(
+        self, subject: Subject, path: str, quick: bool = False
+    ) -> None:
         self.subject, self.path = subject, pathlib.Path(path)
+        self.quick = quick
         self.cells: dict[str, Cell] = {}
         self.folder = tempfile.TemporaryDirectory()
 
@@ -68,15 +71,21 @@ class Trial:
             return
         low = Way("tfmp", "float8")
         self.check("converts", self.converts, low)
+        self.check("reverts", self.reverts, low)
         for library in ("tfmp", "Keras"):
-            for precision in NARROW if library == "tfmp" else NARROW[1:]:
+            for precision in NARROW[1:]:
                 way = Way(library, precision)
                 self.check(f"values, {way}", self.values, way)
+        if not self.quick:
+            self.run_whole(low)
+
+    def run_whole(self, low: Way) -> None:
+        """Makes the checks that run in FP8, and the trainings."""
+        self.check(f"values, {low}", self.values, low)
         for mode, precision in self.trainings():
             do = self.xla if mode == "XLA" else self.graph
             self.check(f"{mode}, {precision}", do, Way("tfmp", precision))
         self.check("saves and loads", self.saves, low)
-        self.check("reverts", self.reverts, low)
         if self.subject.is_whole:
             turn = zlib.crc32(self.subject.name.encode()) % 4
             if turn == 0 or self.subject.library != "keras-hub":
@@ -261,18 +270,6 @@ def outcome(do: Callable[[Way], Any], way: Way) -> Cell:
         return {"error": words(error)}
 
 
-def words(error: Exception) -> str:
-    r"""Returns the kind of an error, and the first line that says something.
-
-    >>> words(ValueError("Exception encountered when calling X.\n\nno"))
-    'ValueError: no'
-    """
-    text = re.sub(r"\x1b\[\d*m", "", str(error))
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [x for x in lines if not x.startswith("Exception encountered")]
-    return f"{type(error).__name__}: {(said or [''])[0][:200]}"
-
-
 def blame(do: Callable[[Way], Any], way: Way) -> str:
     """Returns in what Keras alone fails too; if in nothing, `"tfmp"`."""
     narrow = "bfloat16" if way.precision == "float8" else way.precision
@@ -288,43 +285,6 @@ def convert(model: keras.Model, precision: str) -> tfmp.Report:
     return tfmp.convert(model, policy, filter="all", length=TOKENS)
 
 
-def nature(model: keras.Model) -> list[Any]:
-    """Returns what each layer is."""
-    every = flatten(model).items()
-    return [(path, type(each), each.dtype_policy) for path, each in every]
-
-
-def distance(output: tf.Tensor) -> tf.Tensor:
-    """Returns a loss of any output: half its squared distance to a target."""
-    target = np.random.default_rng(3).random(output.shape, "float32")
-    return tf.reduce_sum(tf.square(output - target)) / 2
-
-
-def joined(tensors: list[tf.Tensor]) -> np.ndarray:
-    """Returns all values of some tensors, one after the other."""
-    return np.concatenate([np.ravel(each.numpy()) for each in tensors])
-
-
-def decibel(expected: np.ndarray, found: np.ndarray) -> str:
-    """Returns the ratio of signal and noise.
-
-    >>> decibel(np.array([10.0, 0.0]), np.array([10.0, 1.0]))
-    '20'
-    """
-    expected = expected.astype("float64")
-    noise = np.sum(np.square(expected - found))
-    signal = np.sum(np.square(expected))
-    if noise == 0:
-        return "same"
-    return f"{10 * np.log10(signal / noise):.0f}" if signal else "0"
-
-
-def same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
-    """Raises an error unless two lists of arrays are the same, bit for bit."""
-    for each, its in zip(one, other, strict=True):
-        np.testing.assert_array_equal(each, its)
-
-
-def run(subject: Subject, path: str) -> None:
+def run(subject: Subject, path: str, quick: bool = False) -> None:
     """Runs a trial; what a process of its own is started with."""
-    Trial(subject, path).run()
+    Trial(subject, path, quick).run()

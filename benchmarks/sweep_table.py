@@ -22,12 +22,17 @@ COLUMNS = {
     "text": ("generates",),
 }
 NOT_KNOWN = "not known"
-REMARKS = {
-    "keras-hub: RetinaNetBackbone": "the gradient of a convolution of 3 x 3 "
-    "on one pixel, in bfloat16 on a CPU, has entries that TensorFlow never "
-    "wrote: seen with Keras alone too, in one run of several, hence gradients "
-    "that are infinitely far off",
-}
+CAUSES = (
+    "RetinaNet: the gradient of a convolution of 3 x 3 on one pixel, in "
+    "bfloat16 on a CPU, has entries that TensorFlow never wrote.  It depends "
+    "on what was in memory; it was seen with Keras alone too.",
+    "Masked language models: their head adds a variable to a tensor.  Outside "
+    "of a graph TensorFlow reads the variable without Keras' cast, and 16 bits "
+    "do not go with 32; `fit` and `predict` run in a graph.",
+    "T5 and RWKV7 in float16: the report of `tfmp.convert` has the reason.",
+    "Models of pictures that are made from noise: keras-hub has no training "
+    "of them.",
+)
 SHOWN = ("converts", "values", "generates")
 
 
@@ -36,13 +41,16 @@ def markdown(results: Mapping[str, Any]) -> str:
     every = results["rows"]
     tried = {name: row for name, row in every.items() if "cells" in row}
     failing = {name: row for name, row in tried.items() if errors(row)}
+    ours = sum(_is_ours(row) for row in failing.values())
+    quick = sum(bool(row.get("quick")) for row in tried.values())
     lines = [
         "# Every model, tried",
         "",
         f"Written by `python benchmarks/model_sweep.py`, {results['date']}, "
         f"tfmp {results['tfmp']}, Keras {results['keras']}, TensorFlow "
         f"{results['tensorflow']}: {len(tried)} models, "
-        f"{len(tried) - len(failing)} without a fault.",
+        f"{len(tried) - len(failing)} without a fault, {ours} with one that is "
+        f"tfmp's.  {quick} were tried by `--quick`: without FP8 or training.",
         "",
         "Values are outputs / gradients of a model with random weights in "
         "inference against float32, in dB, in FP8 and 16 bits by tfmp, and "
@@ -56,7 +64,10 @@ def markdown(results: Mapping[str, Any]) -> str:
         "## What fails",
         "",
         *_faults(failing),
-        *(f"- {name}: {REMARKS[name]}" for name in REMARKS if name in tried),
+        "",
+        "What is known of it:",
+        "",
+        *(f"- {text}" for text in CAUSES),
         "",
         "## Not tried",
         "",
@@ -76,6 +87,11 @@ def errors(row: Row) -> list[str]:
         for name, cell in row.get("cells", {}).items()
         if "error" in cell
     ]
+
+
+def _is_ours(row: Row) -> bool:
+    """Whether something fails that does not with Keras alone."""
+    return any(x.get("fault") == "tfmp" for x in row["cells"].values())
 
 
 def _table(tried: Mapping[str, Row]) -> Iterator[str]:
