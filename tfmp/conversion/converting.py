@@ -20,6 +20,7 @@ from tfmp.conversion.defaults import (
     PRODUCT,
     default_of,
 )
+from tfmp.conversion.hub_layers import overflows
 from tfmp.conversion.plan import Conversion
 from tfmp.conversion.records import flatten, record_of
 from tfmp.conversion.report import Report
@@ -178,7 +179,7 @@ def _change(model: keras.Layer, plan: Conversion) -> list[str]:
     )
     with strategy.scope():
         plan.run(model, model.name)
-        notes = training.follow(model)
+        notes = [*training.follow(model), *overflows(model)]
     paths = [*flatten(model), *(x.path or "" for x in flatten(model).values())]
     for given in (plan.policy, plan.choice.patterns):
         if unknown := given.unmatched(paths):

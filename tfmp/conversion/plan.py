@@ -22,6 +22,7 @@ from tfmp.conversion.defaults import (
     SOFTMAX,
     default_of,
 )
+from tfmp.conversion.hub_layers import ROUTER, is_router
 from tfmp.conversion.products import not_in_float8
 from tfmp.conversion.records import flatten, record_of, stock_class
 from tfmp.layers import classes
@@ -106,6 +107,8 @@ class Conversion:
             wide = layer.compute_dtype == "float32" and not _is_open(parent)
             return (layer.dtype_policy, PREPARES.reason) if wide else None
         policy = self.policy[path if key is None else key]
+        if is_router(layer, parent) and policy.compute_dtype in NARROW:
+            return policies.Policy("float32"), ROUTER.reason
         if _is_attention(parent):
             policy = policies.in_projections(policy, path)
         if policies.recipe_of(policy) is None:
@@ -178,6 +181,8 @@ class Conversion:
     ) -> bool:
         """Whether a layer gets float32 in code that it is not meant for."""
         if _is_open(parent) or given.compute_dtype != "float32":
+            return False
+        if is_router(layer, parent):
             return False
         key = self.policy.match(path, layer.path or path)
         asked = self.policy[path if key is None else key]
