@@ -15,7 +15,7 @@ def main() -> int:
     spec = importlib.util.find_spec("tfmp")
     if spec is not None and "tfmp" not in sys.modules:
         sys.modules["tfmp"] = importlib.util.module_from_spec(spec)
-    code: int = importlib.import_module("tfmp.command_line").main()
+    code: int = importlib.import_module("tfmp._command_line").main()
     return code
 
 

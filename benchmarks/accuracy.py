@@ -41,7 +41,7 @@ from choice_workloads import Split, Task
 from peers import Arithmetic
 
 import tfmp
-from tfmp import tables
+from tfmp._support import tables
 from tfmp.conversion.records import flatten
 
 BASE = "bfloat16"

@@ -6,7 +6,7 @@
     python benchmarks/compile_for_gpu.py step.mlir [--json report.json]
 
 Nothing is executed: this tells what would run in FP8, not how fast.  How it
-is compiled is in `tfmp/inspection/deviceless.py`.
+is compiled is in `tfmp/_inspection/deviceless.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pathlib
 import sys
 import time
 
-from tfmp.inspection import deviceless, hlo
+from tfmp._inspection import deviceless, hlo
 
 TARGET = "h200"
 

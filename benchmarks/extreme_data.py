@@ -52,7 +52,7 @@ def scale_in_use(layer: keras.Layer, x: tf.Tensor) -> tf.Tensor:
     amax = tfmp.ops.amax(x)
     if recipe.is_delayed("inputs"):
         seen = layer.amax[0]
-        # Nothing was observed: the prior of `tfmp.scaling`.
+        # Nothing was observed: the prior of `tfmp._core.scaling`.
         amax = tf.where(seen > 0, seen, 56.0)
     return tfmp.ops.compute_scale(amax, target, recipe.margin)
 

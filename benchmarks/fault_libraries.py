@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfmp
-from tfmp import observations
+from tfmp._core import observations
 
 # What Keras puts before the reason that a file does not load.
 WRAPPING = re.compile(

@@ -48,8 +48,8 @@ from benchmarks.gpu_workloads import (
     build,
     specs,
 )
+from tfmp._inspection import deviceless, hlo, inspected_steps, matching
 from tfmp.conversion.sizes import Sizes
-from tfmp.inspection import deviceless, hlo, matching, steps
 
 TARGET = "h200"
 KEPT = pathlib.Path(__file__).parent / "results" / "gpu_steps.json"
@@ -58,11 +58,11 @@ HOW = {"command": COMMAND, "target": TARGET, "executed": False}
 MOST_KERNELS, MOST_MEMORY = 3.0, 0.8
 
 
-def step(program: Program, precision: str) -> steps.Step:
+def step(program: Program, precision: str) -> inspected_steps.Step:
     """Returns the training step, traced."""
     keras.utils.clear_session()  # names of layers start anew
     model = build(program.workload, precision)
-    return steps.of_model(model, tuple(specs(program)), Sizes(1, 1))
+    return inspected_steps.of_model(model, tuple(specs(program)), Sizes(1, 1))
 
 
 def counts(

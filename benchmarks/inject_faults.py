@@ -34,7 +34,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfmp
-from tfmp.observations import ASSUMED, TURN
+from tfmp._core.observations import ASSUMED, TURN
 
 WINDOW = 4
 # A huge value leaves the window; then each layer in turn, as it is no longer

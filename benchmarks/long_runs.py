@@ -35,7 +35,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfmp
-from tfmp import tables
+from tfmp._support import tables
 
 COUNTS = {"changes": 200, "alternations": 200, "models": 100, "lengths": 5000}
 SAMPLES, WIDTH = 50, 64

@@ -28,7 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfmp
-from tfmp import tables
+from tfmp._support import tables
 
 Times = Mapping[str, np.ndarray]
 

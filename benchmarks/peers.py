@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from tfmp import formats, internals
+from tfmp import formats
+from tfmp._keras import internals
 
 if TYPE_CHECKING:
     from keras.layers import Layer as Base

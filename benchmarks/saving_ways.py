@@ -19,7 +19,7 @@ import tensorflow as tf
 
 import tfmp
 from tfmp import checkpoints
-from tfmp.layers.state import all_states
+from tfmp.layers.float8_state import all_states
 
 EPOCHS, STEPS, BATCH, EVERY = 4, 12, 8, 5
 

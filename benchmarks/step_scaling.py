@@ -31,8 +31,8 @@ import training_steps
 import workloads
 
 import tfmp
-from tfmp import tables
-from tfmp.inspection import hlo
+from tfmp._inspection import hlo
+from tfmp._support import tables
 from tfmp.optimizers.amax_history import AmaxHistory
 
 FLOAT8, WIDE = PRECISIONS = ("tfmp delayed", "mixed_bfloat16")

@@ -8,8 +8,8 @@ import os
 import pathlib
 from unittest import mock
 
-from tfmp.command_line import main
-from tfmp.command_line.program import COMMANDS
+from tfmp._command_line import main
+from tfmp._command_line.program import COMMANDS
 
 PLAIN = {"COLUMNS": "79", "NO_COLOR": "1"}
 

@@ -9,7 +9,8 @@ import measure
 import numpy as np
 import tensorflow as tf
 
-from tfmp import formats, ops, optimizers, recipes, scaling
+from tfmp import formats, ops, optimizers, recipes
+from tfmp._core import scaling
 
 STEPS = 80
 

@@ -32,7 +32,7 @@ def restore_policy():
     """Gives each test, and leaves behind it, Keras' policy as it was."""
     import keras
 
-    from tfmp import internals
+    from tfmp._keras import internals
 
     internals.conversion_known(False)
     before, new = keras.config.dtype_policy(), keras.Layer.__dict__["__new__"]
@@ -45,7 +45,7 @@ def restore_policy():
 def forget_programs():
     """Frees what a file has compiled: gigabytes, over all of them."""
     yield
-    from tfmp import contractions
+    from tfmp._core import contractions
 
     contractions._compiled.cache_clear()
     gc.collect()

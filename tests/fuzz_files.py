@@ -32,7 +32,8 @@ import keras
 import numpy as np
 
 import tfmp
-from tfmp import checkpoints, reporting, sealing
+from tfmp import checkpoints, reporting
+from tfmp._support import sealed_files
 from tfmp.callbacks import backup_notes
 from tfmp.reporting import page
 from tfmp.reporting.analysis import analyse
@@ -129,7 +130,7 @@ class Kind:
             notes = odd_value(json.loads(line), dice)
             head = json.dumps(notes).encode().ljust(len(line)) + b"\n"
             digest = hashlib.sha256(head + body).hexdigest().encode()
-            return sealing.MARK + digest + b"\n" + head + body
+            return sealed_files.MARK + digest + b"\n" + head + body
         lines = self.content.decode().splitlines()
         if self.name.endswith(".jsonl"):
             place = dice.randrange(len(lines))
@@ -190,7 +191,7 @@ def kinds(folder: pathlib.Path) -> list[Kind]:
     notes = {
         **{"first_epoch": 0, "epoch": 1, "batch": 2, "epochs": [0]},
         **{"history": {"loss": [1.0]}, "callbacks": {}},
-        "precision": tfmp.switching.notes.precision_of(target),
+        "precision": tfmp._switching.notes.precision_of(target),
     }
     checkpoints.save_weights(target, weights, notes)
     log = folder / "log"

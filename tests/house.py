@@ -14,6 +14,7 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 
 MAX_LINES, MAX_BODY = 300, 45
+INSIDE = re.compile(r"\btfmp\._[a-z]\w*")
 PRIVATE = ("keras.src", "tensorflow.compiler", "tensorflow.python")
 MUTABLE = {"list", "dict", "set", "defaultdict", "deque", "OrderedDict"}
 MUTATORS = {"add", "append", "clear", "discard", "extend", "insert", "pop"}
@@ -109,8 +110,23 @@ def check_levels(files: Mapping[str, str], levels: Levels) -> list[str]:
 
 def _is_private(name: str) -> bool:
     parts = name.split(".")
+    if parts[0] == "tfmp":
+        parts = parts[2:]  # the rooms of tfmp know one another
     hidden = any(re.match(r"_(?!_)|__internal__$", part) for part in parts)
     return hidden or f"{name}.".startswith(tuple(f"{p}." for p in PRIVATE))
+
+
+def insides_named(text: str) -> list[str]:
+    """Returns each text of a file, of an error or a docstring, with an inside.
+
+    What a user reads names what a user can import.
+    """
+    strings = (
+        node.value
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    return [name for each in strings for name in INSIDE.findall(each)]
 
 
 def _attribute_name(node: ast.AST, known: Mapping[str, str]) -> str:

@@ -14,8 +14,8 @@ import replicas
 import tensorflow as tf
 
 import tfmp
-from tfmp.layers.state import all_states
-from tfmp.observations import SINCE
+from tfmp._core.observations import SINCE
+from tfmp.layers.float8_state import all_states
 
 ROWS, WIDTH = replicas.ROWS, replicas.WIDTH
 

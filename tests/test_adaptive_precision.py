@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 
 import tfmp
-from tfmp import checkpoints, scaling, statistics
+from tfmp import checkpoints
+from tfmp._core import scaling, statistics
+from tfmp._switching.hysteresis import DOWN, STAY, UP, Rule, Rung, trouble
+from tfmp._switching.loss_watch import LEAST, LossWatch
 from tfmp.callbacks import (
     AdaptivePrecision,
     BackupAndRestore,
@@ -26,8 +29,6 @@ from tfmp.callbacks import (
 from tfmp.callbacks.ladder_arguments import checked_ladder
 from tfmp.reporting import logs, page
 from tfmp.reporting.analysis import analyse
-from tfmp.switching.hysteresis import DOWN, STAY, UP, Rule, Rung, trouble
-from tfmp.switching.loss_watch import LEAST, LossWatch
 
 WIDTH, BATCH = 16, 8
 

@@ -11,8 +11,9 @@ import pytest
 import tensorflow as tf
 
 import tfmp
-from tfmp import recipes, scaling
-from tfmp.layers.state import Float8State, states_of
+from tfmp import recipes
+from tfmp._core import scaling
+from tfmp.layers.float8_state import Float8State, states_of
 from tfmp.optimizers import LossScaleOptimizer
 from tfmp.optimizers.amax_history import AmaxHistory
 from tfmp.recipes import CurrentScaling, DelayedScaling

@@ -13,62 +13,51 @@ import types
 import house
 import pytest
 
+import tfmp
+
 # A module imports only from a lower level.  This list is the architecture.
 LEVELS = (
-    (
-        "advice",
-        "call_internals",
-        "callback_internals",
-        "callers",
-        "checks",
-        "first_use",
-        "formats",
-        "gradients",
-        "internals",
-        "naming",
-        "pass_internals",
-        "plain_values",
-        "saving_internals",
-        "sealing",
-        "tables",
-        "version",
-    ),
-    ("builds", "changes", "cost_model", "equations", "recipes", "windows"),
-    (
-        "convolutions",
-        "cpu_products",
-        "grids",
-        "observations",
-        "replicas",
-        "scaling",
-        "undoing",
-    ),
-    ("quantization", "stablehlo"),
-    ("emulation", "scales", "statistics", "unscaling"),
-    ("emulated_passes", "passes", "probes"),
-    ("contractions",),
-    ("lengths",),
-    ("hardware", "ops", "policies"),
-    ("layers", "precision_map", "predictions"),
+    ("_support", "formats", "version"),
+    ("_keras", "cost_model", "hardware", "recipes"),
+    ("_core", "policies"),
+    ("ops",),
+    ("layers",),
     ("checkpoints", "optimizers"),
     ("conversion",),
     (
-        "configuration",
+        "_configuration",
+        "_exporting",
+        "_inspection",
+        "_monitoring",
+        "_switching",
         "debug",
-        "exporting",
-        "inspection",
-        "monitoring",
-        "scopes",
-        "summaries",
-        "switching",
     ),
-    ("callbacks",),
-    ("reporting",),
+    ("callbacks", "reporting"),
     ("analysis",),
-    ("command_line",),
+    ("_command_line",),
     ("__init__", "__main__"),
 )
-PURE = ("checks", "convolutions", "formats", "sealing", *LEVELS[1])
+# The same within the largest room.
+CORE_LEVELS = (
+    (
+        "bit_rounding",
+        "windows",
+        "custom_gradients",
+        "equations",
+        "observations",
+        "op_names",
+        "scaling",
+    ),
+    ("convolutions", "cpu_stablehlo", "quantization"),
+    ("emulation", "statistics", "stablehlo"),
+    ("probes", "product_scales", "unscaling"),
+    ("emulated_passes", "float8_passes"),
+    ("contractions",),
+    ("lengths",),
+    ("__init__",),
+)
+# Rooms and files that import nothing but Python.
+PURE = ("_support", "formats", "recipes", "cost_model")
 PUBLIC = (
     "analysis",
     "callbacks",
@@ -81,27 +70,30 @@ PUBLIC = (
     "recipes",
     "reporting",
 )
-STATE = {"first_use.py": ["_waiting"]}  # emptied once, never filled again
+# Emptied once, never filled again.
+STATE = {"_keras/first_use.py": ["_waiting"]}
 PRIVATE_IMPORTS = {
     "analysis/libraries.py": ["importlib.import_module"],
-    "command_line/model_files.py": ["importlib.import_module"],
-    "plain_values.py": ["importlib.import_module"],
+    "_command_line/model_files.py": ["importlib.import_module"],
+    "_support/plain_values.py": ["importlib.import_module"],
     "reporting/drawing.py": ["importlib.import_module"],
-    "exporting/runtimes.py": ["importlib.import_module"],
-    "inspection/jax_compiler.py": ["importlib.import_module"],
-    "gradients.py": ["tensorflow.python.framework.ops.gradient_registry"],
-    "stablehlo.py": ["tensorflow.compiler.tf2xla.python.xla"],
-    "lengths.py": ["tensorflow.python.ops.control_flow_util"],
-    "inspection/relowering.py": ["tensorflow.python.eager.context"],
-    "pass_internals.py": ["keras.src.backend.common.stateless_scope"],
-    "call_internals.py": [
+    "_exporting/runtimes.py": ["importlib.import_module"],
+    "_inspection/jax_compiler.py": ["importlib.import_module"],
+    "_core/custom_gradients.py": [
+        "tensorflow.python.framework.ops.gradient_registry"
+    ],
+    "_core/stablehlo.py": ["tensorflow.compiler.tf2xla.python.xla"],
+    "_core/lengths.py": ["tensorflow.python.ops.control_flow_util"],
+    "_inspection/relowering.py": ["tensorflow.python.eager.context"],
+    "_keras/training_pass.py": ["keras.src.backend.common.stateless_scope"],
+    "_keras/layer_calls.py": [
         "keras.src.backend.AutocastScope",
         "keras.src.backend.compute_output_spec",
         "keras.src.backend.common.global_state",
         "keras.src.models.functional.Functional",
     ],
-    "saving_internals.py": ["keras.src.saving.saving_lib"],
-    "internals.py": [
+    "_keras/weights_saving.py": ["keras.src.saving.saving_lib"],
+    "_keras/internals.py": [
         "keras.src.backend.AutocastScope",
         "keras.src.backend.common.global_state",
         "keras.src.export.export_utils.get_input_signature",
@@ -130,6 +122,33 @@ def requirements() -> set[str]:
 
 def test_modules_import_downwards():
     assert house.check_levels(FILES, LEVELS) == []
+
+
+def test_the_core_imports_downwards():
+    core = {
+        path.removeprefix("_core/"): re.sub(
+            r"\btfmp(\._core)?\b", lambda m: "tfmp" if m[1] else "other", text
+        )
+        for path, text in FILES.items()
+        if path.startswith("_core/")
+    }
+    assert house.check_levels(core, CORE_LEVELS) == []
+
+
+def test_dir_shows_what_users_use():
+    assert set(dir(tfmp)) == {*tfmp.__all__, "__version__"}
+
+
+@each_file
+def test_no_text_names_an_inside(path):
+    assert house.insides_named(FILES[path]) == []
+
+
+def test_every_room_that_users_import_has_all():
+    rooms = {house.room(path) for path in FILES if "/" in path}
+    public = {name for name in rooms if not name.startswith("_")}
+    for name in public:
+        assert importlib.import_module(f"tfmp.{name}").__all__
 
 
 @each_file
@@ -330,6 +349,25 @@ class Generated:
 
 def no_example():
     """Says something."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"""Uses `tfmp._core.scaling`."""',
+        "x = f'see tfmp._keras.replicas, {y}'",
+        "raise ValueError('tfmp._core failed')",
+    ],
+)
+def test_insides_named_can_fail(text):
+    assert len(house.insides_named(text)) == 1
+
+
+def test_insides_named_lets_pass():
+    text = (
+        "from tfmp._core import scaling\nx = 'tfmp.recipes, tfmp.__version__'"
+    )
+    assert house.insides_named(text) == []
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 import tfmp
-from tfmp.layers import swapping
-from tfmp.layers.state import all_states
+from tfmp.layers import class_change
+from tfmp.layers.float8_state import all_states
 from tfmp.recipes import CurrentScaling, DelayedScaling
 
 PROJECTIONS = ["query", "key", "value", "attention_output"]
@@ -506,7 +506,7 @@ def test_a_keras_layer_becomes_ours_in_place(make, built):
         if built:
             layer.build(x.shape, x.shape)
         if not ours:
-            swapping.swap(layer, cls)
+            class_change.swap(layer, cls)
             assert type(layer) is cls
         results.append(gradients(layer, x, x))
         results[-1]["paths"] = [v.path for v in layer.variables]
@@ -523,7 +523,7 @@ def test_a_subclass_in_place_keeps_its_own_methods():
 
     x = normal(*SHAPE)
     layer = Halved(4, 8, dtype=low("current"))
-    swapping.swap(layer, tfmp.layers.MultiHeadAttention)
+    class_change.swap(layer, tfmp.layers.MultiHeadAttention)
     whole = tfmp.layers.MultiHeadAttention(4, 8, dtype=low("current"))
     whole.build(x.shape, x.shape)
     layer.build(x.shape, x.shape)

@@ -9,12 +9,9 @@ import keras
 import numpy as np
 import pytest
 
-from tfmp import advice, layers
-from tfmp.callbacks import (
-    BackupAndRestore,
-    ScaleMonitor,
-    TerminateOnOverflow,
-)
+from tfmp import layers
+from tfmp._support import advice
+from tfmp.callbacks import BackupAndRestore, ScaleMonitor, TerminateOnOverflow
 from tfmp.debug import NonFiniteError
 from tfmp.optimizers import LossScaleOptimizer
 

@@ -26,7 +26,7 @@ import operators
 import pytest
 import step_scaling
 
-from tfmp.inspection import hlo
+from tfmp._inspection import hlo
 
 E4M3, E5M2 = "f8E4M3FN", "f8E5M2"
 DOT = re.compile(

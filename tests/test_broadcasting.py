@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 from modes import MODES
 
-from tfmp import equations, ops
+from tfmp import ops
+from tfmp._core import equations
 
 DTYPES = ("float32", "bfloat16", "float16")
 # Shapes that a graph knows, and the lengths of the first axes when it runs.

@@ -1,11 +1,11 @@
-"""tfmp.builds: what a TensorFlow can compile for, by how it was built."""
+"""builds: what a TensorFlow can compile for, by how it was built."""
 
 import hypothesis
 import hypothesis.strategies as st
 import pytest
 import tensorflow as tf
 
-from tfmp.builds import CUDA_SINCE, cuda_needed, cuda_of, lacking
+from tfmp._support.builds import CUDA_SINCE, cuda_needed, cuda_of, lacking
 
 PAIRS = st.tuples(st.integers(0, 20), st.integers(0, 12))
 

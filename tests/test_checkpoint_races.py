@@ -7,7 +7,8 @@ import threading
 import keras
 import numpy as np
 
-from tfmp import checkpoints, sealing
+from tfmp import checkpoints
+from tfmp._support import sealed_files
 
 SAVES = 60
 
@@ -90,13 +91,13 @@ def test_what_is_replaced_while_it_is_read_is_read_to_its_end(
         checkpoints.save_weights(model, path, {"step": step})
 
     save()
-    read = sealing.read
+    read = sealed_files.read
 
     def read_and_replace(file, path):
         found = read(file, path)
         save()
         return found
 
-    monkeypatch.setattr(sealing, "read", read_and_replace)
+    monkeypatch.setattr(sealed_files, "read", read_and_replace)
     assert checkpoints.load_weights(other, path) == {"step": 1}
     assert all((v.numpy() == 1).all() for v in other.weights)

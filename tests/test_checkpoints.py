@@ -16,8 +16,9 @@ import pytest
 import tensorflow as tf
 
 import tfmp
-from tfmp import checkpoints, sealing
-from tfmp.layers.state import all_states
+from tfmp import checkpoints
+from tfmp._support import sealed_files
+from tfmp.layers.float8_state import all_states
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -288,7 +289,7 @@ def test_a_save_that_fails_leaves_the_old_file(model, path, monkeypatch):
     def full(handle):
         raise OSError("disk full")
 
-    monkeypatch.setattr(sealing.os, "fsync", full)
+    monkeypatch.setattr(sealed_files.os, "fsync", full)
     with pytest.raises(OSError, match="disk full"):
         checkpoints.save_weights(model, path)
     assert path.read_bytes() == before
@@ -310,9 +311,9 @@ def test_remains_of_a_killed_process_go_in_time(model, path):
 def test_notes_of_any_length(tmp_path):
     for length in range(380, 520):
         path = tmp_path / "a"
-        sealing.write(path, lambda: io.BytesIO(b"body"), "x" * length)
+        sealed_files.write(path, lambda: io.BytesIO(b"body"), "x" * length)
         with open(path, "rb") as file:
-            assert sealing.read(file, path) == "x" * length
+            assert sealed_files.read(file, path) == "x" * length
         assert path.stat().st_size in (516, 1028)
 
 

@@ -1,4 +1,4 @@
-"""tfmp.checks: what passes, and what the errors say."""
+"""tfmp._support.checks: what passes, and what the errors say."""
 
 import math
 import pathlib
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmp import checks
+from tfmp._support import checks
 
 ALLOWED = ("red", "green", "blue")
 

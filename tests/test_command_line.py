@@ -17,8 +17,8 @@ import scale_logs
 
 import tfmp
 from tfmp import formats, hardware, policies
-from tfmp.command_line import convert_command, inspect_command, main
-from tfmp.inspection import deviceless
+from tfmp._command_line import convert_command, inspect_command, main
+from tfmp._inspection import deviceless
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMMANDS = ("info", "formats", "inspect", "convert", "report")

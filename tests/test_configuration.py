@@ -1,4 +1,4 @@
-"""tfmp.configuration: what is set, what is said, what is refused."""
+"""`configure`: what is set, what is said, what is refused."""
 
 import pathlib
 import subprocess
@@ -7,8 +7,9 @@ import sys
 import keras
 import pytest
 
-from tfmp import configuration, policies, recipes
-from tfmp.configuration import configure
+from tfmp import policies, recipes
+from tfmp._configuration import configuration
+from tfmp._configuration.configuration import configure
 from tfmp.hardware import Decision, Device, Hardware, decide
 
 H100 = Hardware((Device("cpu", "x86_64"), Device("gpu", "H100", (9, 0))))

@@ -21,9 +21,9 @@ import tensorflow as tf
 from modes import MODES
 
 import tfmp
-from tfmp import stablehlo
-from tfmp.layers.state import all_states
-from tfmp.observations import SINCE
+from tfmp._core import stablehlo
+from tfmp._core.observations import SINCE
+from tfmp.layers.float8_state import all_states
 
 BATCH = 4
 OTHER_POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]

@@ -1,4 +1,4 @@
-"""tfmp.contractions: what runs, what is kept, and where it may stand."""
+"""tfmp._core.contractions: what runs, what is kept, and where it may stand."""
 
 import functools
 import logging
@@ -13,7 +13,8 @@ import pytest
 import tensorflow as tf
 from modes import MODES, each_mode
 
-from tfmp import contractions, equations, ops
+from tfmp import ops
+from tfmp._core import contractions, equations
 from tfmp.recipes import CurrentScaling, DelayedScaling, get
 
 DTYPES = {

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import tfmp
 from tfmp import layers, ops, recipes
-from tfmp.observations import SEEN, TURN
+from tfmp._core.observations import SEEN, TURN
 
 LENGTHS = (9, 8, 7)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)

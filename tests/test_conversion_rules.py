@@ -8,9 +8,9 @@ from keras import layers
 
 import tfmp
 from tfmp import cost_model, hardware
-from tfmp.conversion import choosing
+from tfmp.conversion import layer_choice
 from tfmp.conversion.defaults import DEFAULTS, PRECISIONS, default_of
-from tfmp.conversion.products import products_of
+from tfmp.conversion.layer_products import products_of
 from tfmp.conversion.sizes import Sizes
 from tfmp.cost_model import TARGETS, Product, Target
 
@@ -261,10 +261,10 @@ def test_the_machine_is_the_target(monkeypatch):
         device = hardware.Device("gpu", name, capability)
         return hardware.Hardware((device,))
 
-    assert choosing.target_of(machine("NVIDIA H200")).name == "h200"
-    assert choosing.target_of(machine("NVIDIA L4", (8, 9))).name == "l4"
-    assert choosing.target_of(machine("NVIDIA New", (12, 0))).name == "h100"
-    assert choosing.target_of(machine("NVIDIA A100", (8, 0))) is None
+    assert layer_choice.target_of(machine("NVIDIA H200")).name == "h200"
+    assert layer_choice.target_of(machine("NVIDIA L4", (8, 9))).name == "l4"
+    assert layer_choice.target_of(machine("NVIDIA New", (12, 0))).name == "h100"
+    assert layer_choice.target_of(machine("NVIDIA A100", (8, 0))) is None
     monkeypatch.setattr(
         hardware, "detect", lambda: machine("NVIDIA L4", (8, 9))
     )

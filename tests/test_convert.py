@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import tfmp
 from tfmp.conversion.records import flatten
-from tfmp.layers.state import all_states
+from tfmp.layers.float8_state import all_states
 from tfmp.optimizers import LossScaleOptimizer
 
 every_model = pytest.mark.parametrize("name", models.MODELS)

@@ -1,4 +1,4 @@
-"""tfmp.convolutions and its arguments: three products, and which are FP8."""
+"""convolutions and its arguments: three products, and which are FP8."""
 
 import itertools
 
@@ -7,7 +7,7 @@ import pytest
 from conv_oracle import Case, convolve
 from test_windows import run
 
-from tfmp.convolutions import Convolution
+from tfmp._core.convolutions import Convolution
 from tfmp.ops import geometry
 from tfmp.recipes import PRESETS, PRODUCTS, CurrentScaling
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmp import cpu_products, equations, stablehlo
+from tfmp._core import cpu_stablehlo, equations, stablehlo
 
 E4M3 = tf.dtypes.experimental.float8_e4m3fn
 E5M2 = tf.dtypes.experimental.float8_e5m2
@@ -106,7 +106,7 @@ def test_float32_operands_are_left_alone():
 
 
 def test_lines_of_unknown_lengths():
-    lines, name = cpu_products.lines(
+    lines, name = cpu_stablehlo.lines(
         equations.Contraction("abc", "abd", "cd"),
         (None, 3, 8),
         (None, 3, 5),

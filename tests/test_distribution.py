@@ -12,7 +12,7 @@ import replica_programs
 import replicas
 import tensorflow as tf
 
-from tfmp.observations import ASSUMED, SEEN, SINCE
+from tfmp._core.observations import ASSUMED, SEEN, SINCE
 
 INPUTS, KERNEL, GRADS = range(3)
 AMAX = "sequential/first/float8/amax"

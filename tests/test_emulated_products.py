@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import tfmp
 from tfmp import formats, recipes
-from tfmp.layers.state import all_states
+from tfmp.layers.float8_state import all_states
 from tfmp.ops import amax, compute_scale, conv, einsum, emulate, matmul
 from tfmp.recipes import Emulated
 

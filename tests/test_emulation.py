@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmp import formats, grids
+from tfmp import formats
+from tfmp._core import bit_rounding
 from tfmp.ops import amax, compute_scale, emulate, quantize
 
 SMALL = [f for f in formats.ALL if f.bits <= 16]
@@ -199,7 +200,9 @@ def test_the_random_number_decides(value, low, high):
     first = 2**30 - round(share * 2**30)
     random = tf.constant([0, first - 1, first, 2**30 - 1])
     bits = tf.fill([4], tf.bitcast(value, tf.int32))
-    found = grids.round_bits(bits, formats.E5M2, "stochastic", random=random)
+    found = bit_rounding.round_bits(
+        bits, formats.E5M2, "stochastic", random=random
+    )
     found = tf.bitcast(found, tf.float32).numpy().tolist()
     assert found == [low, low, high, high]
 
@@ -440,5 +443,5 @@ def test_the_comparison_can_fail():
     assert not equal(emulate(x, "E5M2", saturate=False), expected).all()
     assert not equal(np.float32([0.0]), np.float32([-0.0])).any()
     bits = tf.constant(bits_of(np.float32([1.0625])).view(np.int32))
-    cut = grids.round_bits(bits, formats.E4M3, "toward_zero")
+    cut = bit_rounding.round_bits(bits, formats.E4M3, "toward_zero")
     assert tf.bitcast(cut, tf.float32).numpy() == [1.0]

@@ -1,4 +1,4 @@
-"""tfmp.equations, held against np.einsum and np.matmul.
+"""tfmp._core.equations, held against np.einsum and np.matmul.
 
 Operands hold small integers in float64, so that every sum is exact.
 """
@@ -10,8 +10,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from tfmp import equations
-from tfmp.equations import Contraction, Parsed, parse
+from tfmp._core import equations
+from tfmp._core.equations import Contraction, Parsed, parse
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

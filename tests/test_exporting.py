@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 import tfmp
-from tfmp.exporting import job, plain, runtimes, samples
+from tfmp._exporting import job, plain_model, runtimes, samples
 
 FORMATS = ("saved_model", "litert", "onnx")
 SUFFIX = {"saved_model": "", "litert": ".tflite", "onnx": ".onnx"}
@@ -403,7 +403,7 @@ def test_outputs_that_are_not_finite(tmp_path):
 def test_expected_sqnr(dtype, layers, decibels):
     stack = [tfmp.layers.Dense(4, dtype=dtype) for _ in range(layers)]
     model = keras.Sequential([keras.Input([4]), *stack])
-    assert plain.expected_sqnr(model) == pytest.approx(decibels)
+    assert plain_model.expected_sqnr(model) == pytest.approx(decibels)
 
 
 def test_expected_sqnr_holds_in_a_deep_model(tmp_path):

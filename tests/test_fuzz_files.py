@@ -8,7 +8,7 @@ import fuzz_files
 import pytest
 
 import tfmp
-from tfmp import plain_values
+from tfmp._support import plain_values
 
 
 def test_odd_files_are_read_or_rejected_in_a_few_lines():

@@ -16,8 +16,8 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.gpu import arrays, export, programs, tracing, variants
+from tfmp._inspection import deviceless, inspected_steps
 from tfmp.conversion.sizes import Sizes
-from tfmp.inspection import deviceless, steps
 
 STEPS = 6  # more than there are batches
 RATE = 1e-4  # of Adam
@@ -232,7 +232,7 @@ def test_short_arrays_keep_their_values(dtype):
 def test_constant_masks_are_a_byte_for_each_element():
     """As the MLIR of newer XLA reads them."""
     mask = np.random.default_rng(0).random([7, 19]) < 0.5
-    step = steps.of_function(
+    step = inspected_steps.of_function(
         lambda x: tf.where(tf.constant(mask), x, 0.0),
         (tf.TensorSpec([7, 19]),),
         Sizes(),
@@ -240,7 +240,7 @@ def test_constant_masks_are_a_byte_for_each_element():
     text = step.text("stablehlo", "/CPU:0")
     [written] = re.findall(r'dense<"0x(\w+)"> : tensor<7x19xi1>', text)
     assert (np.frombuffer(bytes.fromhex(written), bool) == mask.ravel()).all()
-    assert steps.MASK.sub(steps._unpacked, text) == text
+    assert inspected_steps.MASK.sub(inspected_steps._unpacked, text) == text
 
 
 def test_a_program_must_be_of_its_inputs():

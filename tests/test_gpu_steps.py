@@ -14,7 +14,7 @@ import pathlib
 import pytest
 
 from benchmarks import gpu_steps, gpu_workloads, workloads
-from tfmp.inspection import deviceless, hlo, matching
+from tfmp._inspection import deviceless, hlo, matching
 
 DATA = pathlib.Path(__file__).parent / "data"
 GOALS = json.loads(gpu_steps.KEPT.read_text())["programs"]

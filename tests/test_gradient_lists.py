@@ -15,8 +15,8 @@ import pytest
 import tensorflow as tf
 
 import tfmp
-from tfmp.layers.state import all_states
-from tfmp.observations import SINCE
+from tfmp._core.observations import SINCE
+from tfmp.layers.float8_state import all_states
 from tfmp.optimizers import LossScaleOptimizer
 
 ROWS, WIDTH = 64, 16

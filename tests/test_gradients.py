@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework.ops import gradient_registry
 
-from tfmp import gradients
+from tfmp._core import custom_gradients
 
 
-@gradients.custom_gradient
+@custom_gradients.custom_gradient
 def doubled(x):
     return x, lambda upstream: 2 * upstream
 
@@ -63,7 +63,7 @@ def test_gradients(function, expected, jit_compile):
     run = gradient_of(function, jit_compile)
     x = tf.ones([2])
     assert run(x).numpy().tolist() == [expected] * 2
-    gradients.release()
+    custom_gradients.release()
     again = gradient_of(function, jit_compile)
     assert again(x).numpy().tolist() == [expected] * 2
     assert gradient_of(lambda x: run(x) * x)(x).shape == [2]
@@ -81,7 +81,7 @@ def test_a_function_kept_by_the_user_is_derived_again_later():
     inner = tf.function(lambda x: doubled(tripled(x)))
     x = tf.ones([2])
     inner(x)
-    gradients.release()
+    custom_gradients.release()
     gc.collect()
     assert gradient_of(inner)(x).numpy().tolist() == [6, 6]
 
@@ -91,7 +91,7 @@ def test_the_graph_goes_when_its_function_does(function):
     run = gradient_of(function)
     concrete = run.get_concrete_function(tf.TensorSpec([2]))
     graph = weakref.ref(concrete.graph)
-    gradients.release()
+    custom_gradients.release()
     del run, concrete
     gc.collect()
     assert graph() is None
@@ -101,7 +101,7 @@ def test_of_a_graph_that_is_gone():
     run = gradient_of(doubled)
     operations = run.get_concrete_function(tf.TensorSpec([2])).graph
     names = [
-        op.get_attr(gradients.ATTRIBUTE).decode()
+        op.get_attr(custom_gradients.ATTRIBUTE).decode()
         for op in operations.get_operations()
         if op.type == "IdentityN"
     ]

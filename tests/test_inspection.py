@@ -13,8 +13,8 @@ import tensorflow as tf
 from keras import layers
 
 import tfmp
+from tfmp._inspection import deviceless, hlo, inspected_steps, inspector
 from tfmp.conversion.sizes import Sizes
-from tfmp.inspection import deviceless, hlo, inspecting, steps
 
 FORWARD, INPUT, KERNEL = (
     ("f8e4m3fn", "f8e4m3fn"),
@@ -291,8 +291,8 @@ def test_an_assertion_without_any_float8():
 
 def test_what_is_compiled_here(model):
     """The way of a real GPU, on this device: XLA widens FP8 on a CPU."""
-    step = steps.of_model(model, (), Sizes(8))
-    program = inspecting.compiled_for(step, "/device:CPU:0")
+    step = inspected_steps.of_model(model, (), Sizes(8))
+    program = inspector.compiled_for(step, "/device:CPU:0")
     assert program.said.endswith("compiled it for /device:CPU:0")
     assert program.kernels["compiled"] > 0
     assert len(program.fates) == 17 and all(f.is_given for f in program.fates)

@@ -11,8 +11,8 @@ import pathlib
 
 import pytest
 
-from tfmp import naming
-from tfmp.inspection import arithmetic, hlo, matching
+from tfmp._core import op_names
+from tfmp._inspection import arithmetic, hlo, matching
 
 DATA = pathlib.Path(__file__).parent / "data"
 FORWARD, INPUT, KERNEL = (
@@ -53,8 +53,8 @@ def test_products_of_a_training_step(name, kernel, count):
     products = program.products()
     found = {
         (
-            naming.layer_of(product.name),
-            naming.product_of(product.name, product.gradient_of),
+            op_names.layer_of(product.name),
+            op_names.product_of(product.name, product.gradient_of),
         ): product.operands
         for product in products
     }
@@ -266,6 +266,6 @@ def test_sizes_and_flops(text, lhs, rhs, out, size, flops):
     ],
 )
 def test_names(name, gradient_of, scope, product):
-    assert naming.scope_of(name) == scope
-    assert naming.product_of(name, gradient_of) == product
-    assert naming.layer_of(name) is None
+    assert op_names.scope_of(name) == scope
+    assert op_names.product_of(name, gradient_of) == product
+    assert op_names.layer_of(name) is None

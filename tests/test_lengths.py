@@ -1,4 +1,4 @@
-"""tfmp.lengths: few programs for many lengths, and the same numbers."""
+"""tfmp._core.lengths: few programs for many lengths, and the same numbers."""
 
 import hypothesis
 import hypothesis.strategies as st
@@ -10,8 +10,9 @@ import tensorflow as tf
 from modes import MODES
 
 import tfmp
-from tfmp import contractions, equations, lengths, ops, recipes
-from tfmp.lengths import LEAST, STEPS, at_least, rounded
+from tfmp import ops, recipes
+from tfmp._core import contractions, equations, lengths
+from tfmp._core.lengths import LEAST, STEPS, at_least, rounded
 
 EQUATIONS = {
     "matrices": ("ab,bc->ac", (37, 16), (16, 24)),

@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras import optimizers
 
 import tfmp
-from tfmp.layers.state import Float8State, states_of
+from tfmp.layers.float8_state import Float8State, states_of
 from tfmp.optimizers import LossScaleOptimizer
 
 INPUTS, KERNEL, GRADS = range(3)

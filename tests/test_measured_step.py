@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmp import formats, layers, policies, recipes, scaling, statistics
-from tfmp.advice import Adviser
+from tfmp import formats, layers, policies, recipes
+from tfmp._core import scaling, statistics
+from tfmp._monitoring.measured_step import MeasuredStep
+from tfmp._monitoring.operators import operators
+from tfmp._support.advice import Adviser
 from tfmp.callbacks import ScaleMonitor, TerminateOnOverflow
-from tfmp.monitoring.measured_step import MeasuredStep
-from tfmp.monitoring.operators import operators
 from tfmp.optimizers import LossScaleOptimizer
 
 BATCH = 8

@@ -13,7 +13,7 @@ import tensorflow as tf
 from modes import each_mode
 
 import tfmp
-from tfmp.layers import BatchNormalization, swapping
+from tfmp.layers import BatchNormalization, class_change
 
 POLICIES = ["float32", "mixed_bfloat16", "mixed_float16", "bfloat16", "float16"]
 FIT = {
@@ -224,7 +224,7 @@ def test_a_keras_layer_becomes_ours_in_place(early):
     layer = keras.layers.BatchNormalization()
     if not early:
         layer.build([None, 3])
-    swapping.swap(layer, BatchNormalization)
+    class_change.swap(layer, BatchNormalization)
     assert type(layer) is BatchNormalization
     layer(normal(8, 3), training=True)
     before = averages(layer)

@@ -13,10 +13,10 @@ import pytest
 import tensorflow as tf
 
 import tfmp
-from tfmp import internals
+from tfmp._keras import internals
 from tfmp.conversion import stock_layers
 from tfmp.hardware import Device, Hardware
-from tfmp.layers.state import all_states
+from tfmp.layers.float8_state import all_states
 
 H200 = Hardware((Device("gpu", "NVIDIA H200", (9, 0)), Device("cpu")))
 

@@ -14,7 +14,8 @@ import pytest
 import tensorflow as tf
 from modes import MODES
 
-from tfmp import ops, scaling
+from tfmp import ops
+from tfmp._core import scaling
 from tfmp.recipes import PRESETS, ROLES, CurrentScaling, DelayedScaling
 
 DTYPES = {

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfmp
-from tfmp.layers.state import all_states
+from tfmp.layers.float8_state import all_states
 from tfmp.optimizers import LossScaleOptimizer
 
 INPUTS, KERNEL, GRADS = range(3)

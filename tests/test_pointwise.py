@@ -14,7 +14,7 @@ from test_conv_ops import NUMERIC, check, gradients, normal, tensors_of
 
 import tfmp
 from tfmp import ops
-from tfmp.conversion import products
+from tfmp.conversion import layer_products
 
 POINTWISE = NUMERIC._replace(size=1)
 
@@ -99,8 +99,10 @@ def test_a_model_has_all_of_it_in_float8():
     """The rules of conversion count on it, and on strides to skip inputs."""
     layer = keras.layers.Conv2D(8, 1, strides=2)
     layer.build([None, 9, 9, 3])
-    assert products.not_in_float8(layer) == {}
-    (product,) = products.products_of(layer, products.Sizes(batch_size=2))
+    assert layer_products.not_in_float8(layer) == {}
+    (product,) = layer_products.products_of(
+        layer, layer_products.Sizes(batch_size=2)
+    )
     assert product.float8 == (True, True, True)
     assert product.inputs == 2 * 5 * 5 * 3
     ours = tfmp.layers.Conv2D(8, 1, dtype="mixed_float8")

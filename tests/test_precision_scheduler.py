@@ -13,19 +13,21 @@ import pytest
 import tensorflow as tf
 
 import tfmp
-from tfmp import changes, checkpoints, replicas
+from tfmp import checkpoints
+from tfmp._keras import replicas
+from tfmp._support import changes
+from tfmp._switching import notes, precisions
+from tfmp._switching.snapshot import Snapshot
+from tfmp._switching.structure import Structure
+from tfmp._switching.switch import Wanted, present, switch
 from tfmp.callbacks import (
     BackupAndRestore,
     Change,
     PrecisionScheduler,
     ScaleMonitor,
 )
-from tfmp.layers.state import all_states
+from tfmp.layers.float8_state import all_states
 from tfmp.reporting import logs
-from tfmp.switching import notes, precisions
-from tfmp.switching.snapshot import Snapshot
-from tfmp.switching.structure import Structure
-from tfmp.switching.switch import Wanted, present, switch
 
 WIDTH, BATCH, STEPS = 8, 8, 4
 X = np.random.default_rng(0).normal(size=[STEPS * BATCH, WIDTH])

@@ -1,4 +1,4 @@
-"""tfmp.quantization: every code and every 16-bit input, bit for bit."""
+"""tfmp._core.quantization: every code and every 16-bit input, bit for bit."""
 
 import math
 
@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 from modes import MODES, each_mode
 
-from tfmp import formats, ops, quantization
+from tfmp import formats, ops
+from tfmp._core import quantization
 
 each_float8 = pytest.mark.parametrize(
     "target", formats.FLOAT8, ids=lambda f: f.name

@@ -6,8 +6,8 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 import tfmp
+from tfmp._inspection import hlo, inspected_steps, relowering
 from tfmp.conversion.sizes import Sizes
-from tfmp.inspection import hlo, relowering, steps
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def traced():
     model.train_on_batch(x, y)
     function = tf.function(lambda x, y: model.train_step((x, y)))
     function(x, y)
-    return steps.of_function(function, (x, y), Sizes(16))
+    return inspected_steps.of_function(function, (x, y), Sizes(16))
 
 
 def products(text):
@@ -30,7 +30,7 @@ def products(text):
 
 def test_products_are_of_float8_operands(traced):
     assert traced.reads_variables
-    here = products(traced.text("hlo", steps.CPU))
+    here = products(traced.text("hlo", inspected_steps.CPU))
     there = products(traced.for_accelerators("hlo"))
     assert len(here) == len(there) == 2
     assert not any(product.is_float8 for product in here)
@@ -43,7 +43,7 @@ def test_the_program_is_otherwise_the_same(traced):
     heads = [
         text.partition("entry_computation_layout=")[2].partition("\n")[0]
         for text in (
-            traced.text("hlo", steps.CPU),
+            traced.text("hlo", inspected_steps.CPU),
             traced.for_accelerators("hlo"),
         )
     ]
@@ -60,7 +60,7 @@ def test_nothing_is_left_behind(traced):
 def test_without_variables_nothing_is_copied():
     x = tf.TensorSpec([16, 8], tf.bfloat16)
     w = tf.TensorSpec([8, 4])
-    step = steps.of_function(tfmp.ops.matmul, (x, w), Sizes(16))
+    step = inspected_steps.of_function(tfmp.ops.matmul, (x, w), Sizes(16))
     assert not step.reads_variables
     (product,) = products(step.for_accelerators("hlo"))
     assert product.is_float8

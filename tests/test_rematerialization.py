@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 
 import tfmp
-from tfmp.layers.state import all_states
-from tfmp.observations import SEEN, SINCE
+from tfmp._core.observations import SEEN, SINCE
+from tfmp.layers.float8_state import all_states
 
 MAKE = {
     "dense": lambda: tfmp.layers.Dense(16, "gelu", dtype="mixed_float8"),

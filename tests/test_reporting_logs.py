@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import scale_logs
 
-from tfmp import checkpoints, sealing
-from tfmp.changes import Change
+from tfmp import checkpoints
+from tfmp._support import sealed_files
+from tfmp._support.changes import Change
 from tfmp.reporting import logs, page, ranking, verdicts
 from tfmp.reporting.analysis import analyse
 
@@ -277,6 +278,6 @@ def test_numbers_that_are_out_of_all_proportion_are_reported(tmp_path):
 def test_a_weights_file_whose_head_has_an_infinite_shape(tmp_path):
     path = tmp_path / "a.weights.h5"
     head = {"seeds": [["float32", [math.inf], ""]]}
-    sealing.write(path, lambda: io.BytesIO(b"body"), head)
+    sealed_files.write(path, lambda: io.BytesIO(b"body"), head)
     with pytest.raises(ValueError, match="but its head is not"):
         checkpoints.read_notes(path)

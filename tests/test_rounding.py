@@ -11,7 +11,7 @@ import pytest
 
 import tfmp
 from tfmp import formats
-from tfmp.command_line.rounding import nearest
+from tfmp._command_line.rounding import nearest
 
 
 @pytest.mark.parametrize("format", formats.ALL, ids=lambda f: f.name)

@@ -18,12 +18,13 @@ from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
-from tfmp import callbacks, layers, policies, recipes, scaling
+from tfmp import callbacks, layers, policies, recipes
+from tfmp._core import scaling
+from tfmp._monitoring.sample_log import Sample, SampleLog
+from tfmp._monitoring.state_reader import StateReader
+from tfmp._monitoring.step_count import steps_taken
 from tfmp.callbacks import ScaleMonitor, scale_monitor
 from tfmp.conversion import convert
-from tfmp.monitoring.sample_log import Sample, SampleLog
-from tfmp.monitoring.state_reader import StateReader
-from tfmp.monitoring.step_count import steps_taken
 from tfmp.optimizers import LossScaleOptimizer
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -1,4 +1,4 @@
-"""tfmp.scaling: every exponent, every kind of float32, in three modes."""
+"""tfmp._core.scaling: every exponent, every kind of float32, in three modes."""
 
 import collections
 import math
@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 from modes import MODES, each_mode
 
-from tfmp import formats, ops, recipes, scaling
+from tfmp import formats, ops, recipes
+from tfmp._core import scaling
 
 FLOATS = (formats.FLOAT32, formats.BFLOAT16, formats.FLOAT16)
 each_float = pytest.mark.parametrize("dtype", [f.dtype for f in FLOATS])

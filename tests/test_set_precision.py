@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import tfmp
-from tfmp.layers.state import all_states
+from tfmp.layers.float8_state import all_states
 from tfmp.optimizers import LossScaleOptimizer
 
 

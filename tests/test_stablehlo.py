@@ -1,4 +1,4 @@
-"""tfmp.stablehlo: the modules' text, and what running them gives."""
+"""tfmp._core.stablehlo: the modules' text, and what running them gives."""
 
 import functools
 import math
@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 from modes import MODES
 
-from tfmp import stablehlo
-from tfmp.equations import Contraction
+from tfmp._core import stablehlo
+from tfmp._core.equations import Contraction
 
 E4M3 = tf.dtypes.experimental.float8_e4m3fn
 E5M2 = tf.dtypes.experimental.float8_e5m2

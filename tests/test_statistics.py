@@ -1,4 +1,4 @@
-"""tfmp.statistics and tfmp.probes: what quantization did to a tensor."""
+"""statistics and probes: what quantization did to a tensor."""
 
 import math
 
@@ -9,7 +9,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfmp import formats, ops, probes, recipes, scaling, statistics
+from tfmp import formats, ops, recipes
+from tfmp._core import probes, scaling, statistics
 
 DTYPES = {
     "E4M3": ml_dtypes.float8_e4m3fn,

@@ -9,11 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmp.callbacks import (
-    PrecisionScheduler,
-    ScaleMonitor,
-    TerminateOnOverflow,
-)
+from tfmp.callbacks import PrecisionScheduler, ScaleMonitor, TerminateOnOverflow
 from tfmp.debug import NonFiniteError, TooLarge
 from tfmp.optimizers import LossScaleOptimizer
 

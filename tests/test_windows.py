@@ -1,9 +1,9 @@
-"""tfmp.windows: shapes, and what a window means, by an interpreter of it."""
+"""windows: shapes, and what a window means, by an interpreter of it."""
 
 import numpy as np
 import pytest
 
-from tfmp.windows import Window
+from tfmp._core.windows import Window
 
 
 def run(window, lhs, rhs):

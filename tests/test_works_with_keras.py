@@ -14,8 +14,8 @@ import pytest
 import tensorflow as tf
 
 import tfmp
-from tfmp import observations
-from tfmp.layers.state import all_states
+from tfmp._core import observations
+from tfmp.layers.float8_state import all_states
 from tfmp.optimizers import LossScaleOptimizer
 
 GUIDE = (

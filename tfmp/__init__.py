@@ -14,19 +14,17 @@ from tfmp import (
     recipes,
     reporting,
 )
-from tfmp.configuration import Configuration, configure
-from tfmp.conversion import Report, convert, revert, set_precision
-from tfmp.exporting import ExportedLayer, ExportReport, export
-from tfmp.inspection import (
-    InspectedProduct,
-    Inspection,
-    assert_fp8,
-    inspect,
+from tfmp._configuration import (
+    Configuration,
+    configure,
+    policy_scope,
+    set_global_policy,
 )
-from tfmp.policies import Policy, global_policy
-from tfmp.precision_map import PrecisionMap
-from tfmp.scopes import policy_scope, set_global_policy
-from tfmp.summaries import summary
+from tfmp._exporting import ExportedLayer, ExportReport, export
+from tfmp._inspection import InspectedProduct, Inspection, assert_fp8, inspect
+from tfmp._inspection.summaries import summary
+from tfmp.conversion import Report, convert, revert, set_precision
+from tfmp.policies import Policy, PrecisionMap, global_policy
 from tfmp.version import VERSION
 
 __version__ = VERSION
@@ -64,3 +62,8 @@ __all__ = [
     "set_precision",
     "summary",
 ]
+
+
+def __dir__() -> list[str]:
+    """What users use."""
+    return [*__all__, "__version__"]

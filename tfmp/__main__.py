@@ -2,7 +2,7 @@
 
 import sys
 
-from tfmp.command_line import main
+from tfmp._command_line import main
 
 if __name__ == "__main__":
     sys.exit(main())

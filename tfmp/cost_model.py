@@ -46,7 +46,7 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-from tfmp import checks
+from tfmp._support import checks
 
 BREAK_EVEN = 1.05  # a gain below that is not worth the loss of accuracy
 ALIGNMENT = 16  # what the FP8 kernels of cuBLASLt ask of every dimension

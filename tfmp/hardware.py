@@ -22,7 +22,7 @@ import platform
 
 import tensorflow as tf
 
-from tfmp import builds, checks
+from tfmp._support import builds, checks
 
 KINDS = ("tpu", "gpu", "cpu")  # the first kind that a machine has decides
 SINCE = {"float16": (7, 0), "bfloat16": (8, 0), "float8": (8, 9)}

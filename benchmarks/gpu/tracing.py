@@ -16,9 +16,9 @@ import keras
 import numpy as np
 
 from benchmarks.gpu import arrays, variants
-from tfmp import stablehlo
+from tfmp._core import stablehlo
+from tfmp._inspection import hlo, inspected_steps
 from tfmp.conversion.sizes import Sizes
-from tfmp.inspection import hlo, steps
 
 CPU = "/CPU:0"
 ALIAS = re.compile(
@@ -49,7 +49,7 @@ def trace(
         platform: `"cuda"` or `"cpu"`.
     """
     specs = tuple(each.spec for each in variant.inputs)
-    step = steps.of_function(variant.function, specs, Sizes())
+    step = inspected_steps.of_function(variant.function, specs, Sizes())
     inputs = [*variant.inputs, *_captured(step, variant.model)]
     multiplied = hlo.Program(step.for_accelerators("hlo")).products()
     if platform == "cpu":
@@ -75,7 +75,7 @@ def variables(model: keras.Model) -> dict[str, keras.Variable]:
 
 
 def _captured(
-    step: steps.Step, model: keras.Model | None
+    step: inspected_steps.Step, model: keras.Model | None
 ) -> list[variants.Input]:
     """Describes what a function reads, and has the variables agree."""
     traced = step.function.get_concrete_function(*step.specs)

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tfmp
 from benchmarks import workloads
 from benchmarks.gpu import arrays
-from tfmp import equations, stablehlo
+from tfmp._core import equations, stablehlo
 
 BATCHES = 4  # that follow each other, and begin again
 E4M3 = "float8_e4m3fn"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfmp import checks, tables
+from tfmp._support import checks, tables
 from tfmp.analysis.effects import Effect, Sensitivity
 from tfmp.analysis.reals import real
 from tfmp.analysis.variants import ROLES, WHOLE

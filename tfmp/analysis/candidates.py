@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import emulation, policies, quantization, recipes, scaling
+from tfmp import policies, recipes
+from tfmp._core import emulation, quantization, scaling
 
 USUAL = ("mixed_float8", "mixed_bfloat16")
 SAID = (

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from tfmp import checks, cost_model
+from tfmp import cost_model
+from tfmp._support import checks
 from tfmp.analysis import timing
 from tfmp.analysis.candidates import Candidate
 from tfmp.analysis.subjects import Subject

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tfmp import checks, tables
+from tfmp._support import checks, tables
 from tfmp.analysis.reals import real, reals
 from tfmp.analysis.tallies import decibels
 from tfmp.analysis.variants import ROLES, WHOLE

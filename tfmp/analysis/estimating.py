@@ -22,7 +22,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import gradients, pass_internals
+from tfmp._core import custom_gradients
+from tfmp._keras import training_pass
 from tfmp.analysis.batches import Batch
 from tfmp.analysis.lowering import call_lowered
 from tfmp.analysis.running import Runner, first_tensors, unchanged, weights
@@ -44,7 +45,7 @@ def estimate(
     layers = {path: tries[0].subject.layer for path, tries in watched.items()}
     for batch in batches:
         looker = _Looker(watched, batch.size, tally)
-        with pass_internals.around_calls(layers, looker.wrap):
+        with training_pass.around_calls(layers, looker.wrap):
             found = runner.run(batch)
         looker.close()
         runner.look_at_curvature(batch, found)
@@ -76,7 +77,7 @@ class _Looker:
                 return outputs
             tensors = first_tensors([outputs])
 
-            @gradients.custom_gradient
+            @custom_gradients.custom_gradient
             def look(*given: tf.Tensor) -> tuple[Any, Callable]:
                 def grad(*upstream: tf.Tensor) -> Any:
                     self._look(tries, args, kwargs, upstream)
@@ -185,5 +186,5 @@ def _stopped(leaf: Any) -> Any:
     if not isinstance(leaf, tf.Tensor):
         return leaf
     stopped = tf.stop_gradient(leaf)
-    pass_internals.mark_alike(stopped, leaf)
+    training_pass.mark_alike(stopped, leaf)
     return stopped

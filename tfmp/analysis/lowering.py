@@ -13,11 +13,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import gradients, internals, policies
+from tfmp import policies
+from tfmp._core import custom_gradients
+from tfmp._keras import internals
 from tfmp.analysis.candidates import rounded
 from tfmp.analysis.variants import WHOLE, Variant
 from tfmp.conversion.records import flatten
-from tfmp.layers import classes, swapping
+from tfmp.layers import class_change, classes
 
 
 @contextlib.contextmanager
@@ -33,7 +35,7 @@ def under(
             ours = classes.ours_for(type(layer))
             own = classes.overridden(type(layer))
             if policies.recipe_of(policy) is not None and ours and not own:
-                layer.__class__ = swapping.combined(ours, type(layer))
+                layer.__class__ = class_change.combined(ours, type(layer))
         yield
     finally:
         for layer, cls, policy in reversed(before):
@@ -95,7 +97,7 @@ def call_lowered(
 
 def _straight_through(x: Any, low: Callable[[Any], Any]) -> tf.Tensor:
     # Not x + (low(x) - x), which rounds again.
-    @gradients.custom_gradient
+    @custom_gradients.custom_gradient
     def round_to(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         return low(x), lambda upstream: upstream
 
@@ -103,7 +105,7 @@ def _straight_through(x: Any, low: Callable[[Any], Any]) -> tf.Tensor:
 
 
 def _with_gradient(x: Any, low: Callable[[Any], Any]) -> tf.Tensor:
-    @gradients.custom_gradient
+    @custom_gradients.custom_gradient
     def keep(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         return tf.identity(x), low
 

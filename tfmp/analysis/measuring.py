@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmp import pass_internals
+from tfmp._keras import training_pass
 from tfmp.analysis.batches import Batch
 from tfmp.analysis.lowering import call_lowered
 from tfmp.analysis.running import Pass, Runner
@@ -63,7 +63,7 @@ def _lowered_pass(
 
         return lowered
 
-    with pass_internals.around_calls({subject.path: subject.layer}, wrap):
+    with training_pass.around_calls({subject.path: subject.layer}, wrap):
         return runner.run(batch)
 
 

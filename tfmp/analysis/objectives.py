@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import internals, pass_internals
+from tfmp._keras import internals, training_pass
 from tfmp.analysis.batches import Batch
 
 SAID = (
@@ -78,7 +78,7 @@ def _whole(model: keras.Model) -> Objective:
         )
 
     def losses(batch: Batch, outputs: Any) -> Losses:
-        mean = pass_internals.train_loss(model, *batch[:2], outputs, batch[2])
+        mean = training_pass.train_loss(model, *batch[:2], outputs, batch[2])
         if mean is None:
             raise ValueError(
                 f"`loss` must be {SAID}; this model has none for the data. "

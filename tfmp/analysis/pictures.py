@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tfmp import checks
+from tfmp._support import checks
 from tfmp.analysis.libraries import library
 from tfmp.analysis.points import Point
 from tfmp.reporting import drawing

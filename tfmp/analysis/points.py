@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from tfmp import checks
+from tfmp._support import checks
 from tfmp.analysis.reals import reals
 
 LIMITS = ("loss_increase", "time", "memory")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tfmp import checks
+from tfmp._support import checks
 
 
 def real(name: str, value: Any) -> float:

@@ -12,11 +12,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import internals, pass_internals
+from tfmp._keras import internals, training_pass
 from tfmp.analysis import objectives
 from tfmp.analysis.batches import Batch
 from tfmp.analysis.lowering import floating, under
-from tfmp.debug import state
+from tfmp.debug import model_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Runner:
 
     def _call(self, x: Any) -> Any:
         if self._training:
-            return pass_internals.train_call(self._model, x)
+            return training_pass.train_call(self._model, x)
         knows = "training" in inspect.signature(self._model.call).parameters
         return self._model(x, training=False) if knows else self._model(x)
 
@@ -115,7 +115,7 @@ def at_reference(
     model: keras.Model, policy: keras.DTypePolicy
 ) -> Iterator[None]:
     """Has a model compute in the reference, and be as before afterwards."""
-    with state.kept(model), under(floating(model), policy):
+    with model_state.kept(model), under(floating(model), policy):
         yield
 
 

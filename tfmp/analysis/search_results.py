@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tfmp import checks, tables
+from tfmp._support import checks, tables
 from tfmp.analysis.effects import Sensitivity
 from tfmp.analysis.points import Point, read_budget
-from tfmp.precision_map import PrecisionMap
+from tfmp.policies.precision_map import PrecisionMap
 
 TITLES = ("choice", "loss increase", "time", "memory")
 UNITS = {"loss_increase": "%", "time": "s", "memory": "bytes"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tfmp import checks
+from tfmp._support import checks
 from tfmp.analysis import candidates as precisions
 from tfmp.analysis import costs, points, problems, sensitivities, subjects
 from tfmp.analysis.effects import METHODS, Sensitivity
@@ -20,7 +20,7 @@ from tfmp.conversion import tracing
 from tfmp.conversion.defaults import default_of
 from tfmp.conversion.records import flatten
 from tfmp.conversion.sizes import Sizes
-from tfmp.precision_map import PrecisionMap
+from tfmp.policies.precision_map import PrecisionMap
 
 USUAL = ("mixed_float8", "mixed_bfloat16", "float32")
 

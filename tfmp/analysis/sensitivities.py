@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tfmp import checks
+from tfmp._support import checks
 from tfmp.analysis import batches as data_of
 from tfmp.analysis import candidates as precisions
 from tfmp.analysis import effects, subjects, variants

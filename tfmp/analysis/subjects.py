@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 
-from tfmp import internals
+from tfmp._keras import internals
 from tfmp.analysis.candidates import Candidate
 from tfmp.conversion.defaults import PRODUCT, default_of
-from tfmp.conversion.products import (
+from tfmp.conversion.layer_products import (
     ATTENTION,
     build_shapes,
     has_formula,

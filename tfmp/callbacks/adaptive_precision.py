@@ -10,23 +10,23 @@ from typing import Any
 
 import keras
 
-from tfmp import checks
-from tfmp.callbacks.good_states import GoodStates
-from tfmp.callbacks.kept import Kept
-from tfmp.callbacks.ladder_arguments import checked_ladder, checked_patterns
-from tfmp.callbacks.ladders import Ladder, Moves
-from tfmp.callbacks.quiet_log import QuietLog
-from tfmp.callbacks.shadows import ShadowSampler
-from tfmp.changes import Change, tell
-from tfmp.monitoring.sample_log import Sample
-from tfmp.monitoring.step_count import StepCount
-from tfmp.switching.hysteresis import (
+from tfmp._monitoring.sample_log import Sample
+from tfmp._monitoring.step_count import StepCount
+from tfmp._support import checks
+from tfmp._support.changes import Change, tell
+from tfmp._switching.hysteresis import (
     DOWN_BOUNDS,
     UP_BOUNDS,
     PrecisionBounds,
     Rule,
 )
-from tfmp.switching.loss_watch import LossState, LossWatch
+from tfmp._switching.loss_watch import LossState, LossWatch
+from tfmp.callbacks.callback_states import Kept
+from tfmp.callbacks.float8_forecasts import ShadowSampler
+from tfmp.callbacks.good_states import GoodStates
+from tfmp.callbacks.ladder_arguments import checked_ladder, checked_patterns
+from tfmp.callbacks.precision_ladders import Ladder, Moves
+from tfmp.callbacks.quiet_log import QuietLog
 
 MAX_SAMPLES = 4096
 LADDER = ("mixed_float8", "mixed_bfloat16", "float32")

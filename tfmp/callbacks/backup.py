@@ -11,9 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmp import checkpoints, checks, internals
-from tfmp.callbacks import backup_checks, backup_notes, kept
-from tfmp.switching.notes import precision_of, put_in_force
+from tfmp import checkpoints
+from tfmp._keras import internals
+from tfmp._support import checks
+from tfmp._switching.notes import precision_of, put_in_force
+from tfmp.callbacks import backup_checks, backup_notes, callback_states
 
 
 class BackupAndRestore(keras.callbacks.BackupAndRestore):
@@ -103,7 +105,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         self._first_epoch: int | None = None
         self._resumed: tuple[pathlib.Path, dict[str, Any]] | None = None
         self._callbacks: list[Any] = []
-        self._lost = kept.Lost()
+        self._lost = callback_states.Lost()
         self._epochs_before: list[int] = []
         self._logs: dict[str, Any] = {}
         self._due = False
@@ -115,8 +117,10 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         backup_checks.check_optimizers(self.model)
         backup_checks.check_writable(self._latest.parent)
         callbacks = internals.callbacks_beside()
-        self._callbacks = kept.before(self, callbacks)
-        self._lost = kept.Lost(each for each in callbacks if each is not self)
+        self._callbacks = callback_states.before(self, callbacks)
+        self._lost = callback_states.Lost(
+            each for each in callbacks if each is not self
+        )
         internals.start_at(self.model, None)
         there = [p for p in (self._latest, self._previous) if p.exists()]
         if not there:
@@ -148,7 +152,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             )
             return self._restore(others)
         known = notes.pop("callbacks", {})
-        kept.give_back(self._callbacks, known)
+        callback_states.give_back(self._callbacks, known)
         self._lost.tell(notes.pop("lost", {}))
         self._resumed = (path, known) if notes["batch"] else None
         return notes
@@ -188,7 +192,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         if self._resumed is not None:
             path, known = self._resumed
             checkpoints.load_weights(self.model, path)
-            kept.give_back(self._callbacks, known)
+            callback_states.give_back(self._callbacks, known)
             self._resumed = None
             metrics = self.model.get_metrics_result()
             arrays = {n: np.asarray(m) for n, m in metrics.items()}
@@ -260,7 +264,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             "epochs": epochs,
             "history": history,
             "precision": precision_of(self.model),
-            "callbacks": kept.gather(self._callbacks),
+            "callbacks": callback_states.gather(self._callbacks),
             "lost": self._lost.words(),
             "stopped": batch == 0 and bool(self.model.stop_training),
         }

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfmp import checks, sealing
+from tfmp._support import checks, sealed_files
 
 
 def check_optimizers(model: keras.Model) -> None:
@@ -36,7 +36,7 @@ def _optimizers(value: Any) -> list[keras.optimizers.Optimizer]:
 def check_writable(folder: pathlib.Path) -> None:
     """Notices before the first epoch what would be noticed after it."""
     try:
-        sealing.check_writable(folder)
+        sealed_files.check_writable(folder)
     except OSError as error:
         raise ValueError(
             "`backup_dir` must be a folder that can be written to. "

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import keras
 
-from tfmp.switching.loss_watch import LossState, LossWatch
-from tfmp.switching.snapshot import Snapshot
+from tfmp._switching.loss_watch import LossState, LossWatch
+from tfmp._switching.snapshot import Snapshot
 
 
 class Moment(NamedTuple):

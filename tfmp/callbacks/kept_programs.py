@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import keras
 
-from tfmp import checkpoints, internals, policies
+from tfmp import checkpoints, policies
+from tfmp._keras import internals
+from tfmp._monitoring.train_functions import standing
+from tfmp._switching.switch import Wanted, switch
 from tfmp.conversion.records import flatten
-from tfmp.monitoring.standing import standing
-from tfmp.switching.switch import Wanted, switch
 
 NAMES = ("train_function", "test_function")
 SIMPLE = bool | int | float | str | None
@@ -79,7 +80,7 @@ class KeptPrograms:
             self._traced = signature(model)
 
     def switch(self, model: keras.Model, wanted: Mapping[str, Wanted]) -> None:
-        """Changes a model as `tfmp.switching.switch` does.
+        """Changes a model as `switch` does.
 
         Args:
             model: built.

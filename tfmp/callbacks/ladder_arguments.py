@@ -6,8 +6,9 @@ from typing import Any
 
 import keras
 
-from tfmp import checks, policies
-from tfmp.switching import precisions
+from tfmp import policies
+from tfmp._support import checks
+from tfmp._switching import precisions
 
 
 def checked_ladder(ladder: Any) -> list[keras.DTypePolicy]:

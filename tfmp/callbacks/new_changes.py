@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tfmp._support.changes import Change
 from tfmp.callbacks.adaptive_precision import AdaptivePrecision
 from tfmp.callbacks.precision_scheduler import PrecisionScheduler
-from tfmp.changes import Change
 
 
 class NewChanges:

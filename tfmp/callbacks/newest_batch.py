@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tfmp.monitoring.standing import standing
+from tfmp._monitoring.train_functions import standing
 
 
 class NewestBatch:

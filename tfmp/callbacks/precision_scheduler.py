@@ -7,15 +7,15 @@ from typing import Any
 
 import keras
 
-from tfmp import checks
-from tfmp.callbacks.kept import Kept
+from tfmp._monitoring.step_count import StepCount
+from tfmp._support import checks
+from tfmp._support.changes import Change, tell
+from tfmp._switching import precisions
+from tfmp._switching.switch import Wanted, news, present
+from tfmp.callbacks.callback_states import Kept
 from tfmp.callbacks.kept_programs import KeptPrograms
-from tfmp.changes import Change, tell
 from tfmp.conversion.plan import Conversion
 from tfmp.conversion.records import flatten
-from tfmp.monitoring.step_count import StepCount
-from tfmp.switching import precisions
-from tfmp.switching.switch import Wanted, news, present
 
 UNITS = ("epoch", "step")
 ASKED = ("", "asked for")

@@ -7,8 +7,8 @@ import warnings
 
 import keras
 
-from tfmp.monitoring.operators import describe
-from tfmp.monitoring.sample_log import FAULTS, Sample, open_log
+from tfmp._monitoring.operators import describe
+from tfmp._monitoring.sample_log import FAULTS, Sample, open_log
 
 
 class QuietLog:

@@ -12,15 +12,16 @@ from typing import Any
 
 import keras
 
-from tfmp import checks, internals
-from tfmp.callbacks.kept import Kept
+from tfmp._keras import internals
+from tfmp._monitoring.history import append
+from tfmp._monitoring.operators import describe
+from tfmp._monitoring.sample_log import FAULTS, Sample, SampleLog, open_log
+from tfmp._monitoring.sampler import Sampler
+from tfmp._monitoring.step_count import StepCount
+from tfmp._monitoring.unmeasured import unmeasured
+from tfmp._support import checks
+from tfmp.callbacks.callback_states import Kept
 from tfmp.callbacks.new_changes import NewChanges
-from tfmp.monitoring.history import append
-from tfmp.monitoring.operators import describe
-from tfmp.monitoring.sample_log import FAULTS, Sample, SampleLog, open_log
-from tfmp.monitoring.sampler import Sampler
-from tfmp.monitoring.step_count import StepCount
-from tfmp.monitoring.unmeasured import unmeasured
 
 MAX_SAMPLES = 4096
 MAX_TOLD = 5
@@ -54,8 +55,8 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
 
     The first three are of `model.optimizer`, whatever else there is.
     A tensor is `<layer path>/<role>`, with a role of `"inputs"`, `"kernel"` or
-    `"grads"`; `tfmp.statistics.describe` has the equations.  A scale that is
-    too large clips (`lag` above 0), one that is too small leaves range unused.
+    `"grads"`; the guide "Reading the monitor" says more.  A scale that
+    is too large clips (`lag` above 0), a smaller one leaves range unused.
 
         scale = 2**(floor(log2(max / amax)) - margin)
 

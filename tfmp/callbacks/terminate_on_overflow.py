@@ -7,12 +7,12 @@ from typing import Any
 
 import keras
 
-from tfmp import checks
-from tfmp.callbacks.kept import Kept
+from tfmp._monitoring.step_count import steps_taken
+from tfmp._support import checks
+from tfmp.callbacks.callback_states import Kept
 from tfmp.callbacks.newest_batch import NewestBatch
 from tfmp.debug.diagnosis import diagnose
 from tfmp.debug.findings import NonFinite, NonFiniteError, TooLarge
-from tfmp.monitoring.step_count import steps_taken
 from tfmp.optimizers import LossScaleOptimizer
 
 LOOKS = 4

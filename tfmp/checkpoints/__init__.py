@@ -1,6 +1,10 @@
 """Saving and loading that is whole: all of the state, or a clear error."""
 
-from tfmp.checkpoints.state import all_or_nothing, keep_seeds, variables
+from tfmp.checkpoints.training_state import (
+    all_or_nothing,
+    keep_seeds,
+    variables,
+)
 from tfmp.checkpoints.weights_files import (
     load_weights,
     read_notes,

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmp import plain_values
+from tfmp._support import plain_values
 
 ARRAYS = ("seeds", "metrics")
 

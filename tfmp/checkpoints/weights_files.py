@@ -12,9 +12,10 @@ from typing import IO, Any
 
 import keras
 
-from tfmp import checks, saving_internals, sealing
+from tfmp._keras import weights_saving
+from tfmp._support import checks, sealed_files
 from tfmp.checkpoints import heads
-from tfmp.checkpoints.state import all_or_nothing, unsaved
+from tfmp.checkpoints.training_state import all_or_nothing, unsaved
 
 SUFFIXES = (".weights.h5", ".keras")
 STARTS = (b"\x89HDF\r\n\x1a\n", b"PK")
@@ -63,7 +64,7 @@ def save_weights(
     checks.instance("notes", notes, Mapping | None, said)
     extra = {name: heads.encode(v) for name, v in unsaved(model).items()}
     head = {"notes": dict(notes or {}), "layers": _layers(model), **extra}
-    sealing.write(checked, lambda: saving_internals.weights_of(model), head)
+    sealed_files.write(checked, lambda: weights_saving.weights_of(model), head)
 
 
 def load_weights(
@@ -162,7 +163,7 @@ def _head(file: IO[bytes], path: pathlib.Path) -> dict[str, Any]:
     A head that is not recognised is no head: the file must then start as
     those of Keras do, so that no change makes one pass for the other.
     """
-    head = sealing.read(file, path)
+    head = sealed_files.read(file, path)
     file.seek(0)
     start = file.read(len(STARTS[0]))
     if head is None and not start.startswith(STARTS):
@@ -195,7 +196,7 @@ def _check_layers(
 def _load(model: keras.Model, file: IO[bytes], path: pathlib.Path) -> None:
     file.seek(0)
     try:
-        saving_internals.load(model, file)
+        weights_saving.load(model, file)
     except Exception as error:  # h5py and zipfile raise what they happen on
         raise ValueError(
             "`path` must be a whole weights file that fits the model "

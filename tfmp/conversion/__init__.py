@@ -1,10 +1,10 @@
 """Any Keras model in FP8: converted in place, and back."""
 
-from tfmp import first_use
-from tfmp.conversion.converting import convert, revert, set_precision
+from tfmp._keras import first_use
+from tfmp.conversion.conversion_report import Report
+from tfmp.conversion.converter import convert, revert, set_precision
 from tfmp.conversion.defaults import DEFAULTS
-from tfmp.conversion.report import Report
-from tfmp.predictions import install
+from tfmp.conversion.float32_predictions import install
 
 __all__ = ["DEFAULTS", "Report", "convert", "revert", "set_precision"]
 

@@ -16,7 +16,7 @@ a name or a function, gets labels and predictions in float32 from Keras.  A
 metric does not: Keras sums in float32 what a metric computes from predictions
 as they are, and most metrics, as classes too, cast the labels to the dtype of
 the predictions.  So here the metrics of `compile` get predictions in float32,
-if a layer has a policy of tfmp: see `tfmp.predictions`.
+if a layer has a policy of tfmp: see `tfmp.conversion.float32_predictions`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import dataclasses
 import keras
 from keras import layers
 
-from tfmp import internals
+from tfmp._keras import internals
 
 PRECISIONS = ("float8", "compute", "float32")
 

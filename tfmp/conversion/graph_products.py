@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmp import equations
+from tfmp._core import equations
 from tfmp.conversion.sizes import Shape, Sizes
 from tfmp.cost_model import Product
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import keras
 
-from tfmp import call_internals, internals, policies
-from tfmp.conversion import inputs
-from tfmp.conversion.choosing import Choice
-from tfmp.conversion.converted import apply
+from tfmp import policies
+from tfmp._keras import internals, layer_calls
+from tfmp.conversion import input_casts
+from tfmp.conversion.converted_layers import apply
 from tfmp.conversion.defaults import (
     DEFAULTS,
     NO_KERNEL,
@@ -23,10 +23,11 @@ from tfmp.conversion.defaults import (
     default_of,
 )
 from tfmp.conversion.hub_layers import ROUTER, is_router
-from tfmp.conversion.products import not_in_float8
+from tfmp.conversion.layer_choice import Choice
+from tfmp.conversion.layer_products import not_in_float8
 from tfmp.conversion.records import flatten, record_of, stock_class
 from tfmp.layers import classes
-from tfmp.precision_map import PrecisionMap
+from tfmp.policies.precision_map import PrecisionMap
 
 PENDING = "decided when it is built"
 NARROW = ("bfloat16", "float16")
@@ -56,7 +57,7 @@ class Conversion:
         layers = flatten(top, path)
         for name, layer in layers.items():
             self.convert_one(layer, name, _parent(layers, name))
-        inputs.keep_below(top, outermost=True)
+        input_casts.keep_below(top, outermost=True)
 
     def run_again(self, top: keras.Layer, path: str) -> None:
         """Converts what a layer's `build` made, and decides what it could."""
@@ -70,7 +71,7 @@ class Conversion:
                 inherits = layer.dtype_policy == top.dtype_policy
                 before = record.policy if inherits else None
                 self.convert_one(layer, name, parent, before)
-        inputs.keep_below(top, call_internals.is_called_by_user(top))
+        input_casts.keep_below(top, layer_calls.is_called_by_user(top))
 
     def convert_one(
         self,
@@ -217,7 +218,9 @@ class Conversion:
             if isinstance(layer, kind):
                 return precision, "asked for by `overrides`"
         found = default_of(layer, policy.compute_dtype)
-        if found.precision != "float32" and inputs.feeds_preparation(layer):
+        if found.precision != "float32" and input_casts.feeds_preparation(
+            layer
+        ):
             found = PREPARED_FURTHER
         return found.precision, found.reason
 
@@ -235,7 +238,9 @@ def _in_float32(
     reason: str, policy: keras.DTypePolicy, parent: keras.Layer | None
 ) -> tuple[keras.DTypePolicy, str]:
     """Returns float32, unless Keras' own code has a softmax as it needs it."""
-    in_keras = not _is_open(parent) and parent and inputs.is_of_keras(parent)
+    in_keras = (
+        not _is_open(parent) and parent and input_casts.is_of_keras(parent)
+    )
     if in_keras and reason == SOFTMAX.reason:
         return policy, "a part of a layer of Keras"
     return policies.Policy("float32"), reason

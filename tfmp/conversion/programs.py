@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import gradients
+from tfmp._core import custom_gradients
 
 FUNCTION = tf.types.experimental.PolymorphicFunction
 OF_LIBRARIES = ("keras", "keras_hub", "keras_rs", "tensorflow", "tfmp")
@@ -36,7 +36,7 @@ def holders(layers: Iterable[keras.Layer]) -> list[keras.Model]:
     Args:
         layers: that were changed.
     """
-    gradients.release()
+    custom_gradients.release()
     changed = {id(layer) for layer in layers}
     return [
         each

@@ -6,9 +6,9 @@ import dataclasses
 
 import keras
 
-from tfmp import internals
+from tfmp._keras import internals
 from tfmp.layers import classes
-from tfmp.layers.state import Float8State
+from tfmp.layers.float8_state import Float8State
 
 
 @dataclasses.dataclass

@@ -6,10 +6,11 @@ import dataclasses
 
 import keras
 
-from tfmp import internals, recipes
-from tfmp.conversion.choosing import NOT_CALLED
+from tfmp import recipes
+from tfmp._keras import internals
 from tfmp.conversion.defaults import ELEMENTWISE, OWN_CODE, PREPARES
-from tfmp.conversion.products import Work, not_in_float8
+from tfmp.conversion.layer_choice import NOT_CALLED
+from tfmp.conversion.layer_products import Work, not_in_float8
 from tfmp.conversion.records import record_of, stock_class
 from tfmp.layers.attention import Float8Attention
 from tfmp.layers.contraction import Float8Layer

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmp import checks
+from tfmp._support import checks
 
 Shape = tuple[int, ...]
 SAID = "arrays, tensors, tf.TensorSpec, or lists or dictionaries of such"

@@ -22,17 +22,18 @@ from typing import Any
 
 import keras
 
-from tfmp import call_internals, internals, policies
-from tfmp.conversion import inputs
-from tfmp.conversion.choosing import Choice, choice
+from tfmp import policies
+from tfmp._keras import internals, layer_calls
+from tfmp.conversion import input_casts
 from tfmp.conversion.defaults import DEFAULTS, PRODUCT, default_of
+from tfmp.conversion.layer_choice import Choice, choice
 from tfmp.conversion.plan import Conversion
 from tfmp.conversion.records import flatten, record_of
 from tfmp.conversion.sizes import Sizes
-from tfmp.layers import classes, swapping
+from tfmp.layers import class_change, classes
 from tfmp.layers.contraction import Float8Layer
 from tfmp.layers.float32_inside import Float32Inside
-from tfmp.precision_map import PrecisionMap
+from tfmp.policies.precision_map import PrecisionMap
 
 CONVERT = (None, True, False, "auto", "all")
 NARROW = ("bfloat16", "float16")
@@ -69,7 +70,7 @@ class NewLayers:
         internals.after_build(layer, functools.partial(self.built, layer))
         if kwargs.get("dtype") is None and _may_be_float32(cls):
             made = functools.partial(self.made, layer)
-            call_internals.after_init(layer, made)
+            layer_calls.after_init(layer, made)
         return layer
 
     def made(self, layer: keras.Layer) -> None:
@@ -82,7 +83,7 @@ class NewLayers:
             return
         internals.set_policy(layer, policies.Policy("float32"))
         kinds: Any = (Float32Inside, type(layer))
-        layer.__class__ = swapping.combined(*kinds)
+        layer.__class__ = class_change.combined(*kinds)
 
     def built(self, layer: keras.Layer) -> None:
         """Converts a layer that was just built, or warns.
@@ -92,7 +93,7 @@ class NewLayers:
         policy = policies.policy_at(layer.dtype_policy, layer.path)
         if not isinstance(policy, policies.Policy):
             return
-        inputs.keep(layer, call_internals.is_called_by_user(layer))
+        input_casts.keep(layer, layer_calls.is_called_by_user(layer))
         recipe = policies.recipe_at(layer.dtype_policy, layer.path)
         if recipe is None:
             return

@@ -23,7 +23,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import call_internals, internals, pass_internals
+from tfmp._keras import internals, layer_calls, training_pass
 from tfmp.conversion import graph_products
 from tfmp.conversion.records import flatten, record_of, stock_class
 from tfmp.conversion.sizes import Sizes, specs_of
@@ -89,7 +89,7 @@ def trace(model: keras.Layer, sizes: Sizes, inputs: Any = None) -> Trace:
     """
     given = None if inputs is None else specs_of(inputs, sizes)
     layers = list(model._flatten_layers())
-    if pass_internals.has_functions(layers):
+    if training_pass.has_functions(layers):
         return Trace(failure=FUNCTIONS)
     below, failure = flatten(model), ""
     for training in (True, False):
@@ -101,7 +101,7 @@ def trace(model: keras.Layer, sizes: Sizes, inputs: Any = None) -> Trace:
                 _as_before(below.values()),
                 recorder.watching(below),
             ):
-                call_internals.call_on_symbols(model, args, kwargs, training)
+                layer_calls.call_on_symbols(model, args, kwargs, training)
         except Exception as error:  # whatever anybody's code may raise
             failure = failure or _shortened(error)
             continue
@@ -116,7 +116,7 @@ def _arguments(
     model: keras.Layer, given: Any, sizes: Sizes
 ) -> tuple[list[Any], dict[str, Any]]:
     if given is None:
-        return call_internals.signature(model, sizes.fill)
+        return layer_calls.signature(model, sizes.fill)
     return [keras.tree.map_structure(_symbol, given)], {}
 
 
@@ -162,7 +162,7 @@ class _Recorder:
     @contextlib.contextmanager
     def watching(self, layers: dict[str, keras.Layer]) -> Iterator[None]:
         """Notes all calls within the block."""
-        with pass_internals.around_calls(layers, self._noting):
+        with training_pass.around_calls(layers, self._noting):
             yield
 
     def calls(self) -> dict[int, list[Call]]:
@@ -251,8 +251,8 @@ def _shapes(given: Any) -> tuple[tuple[int | None, ...], ...]:
 def _unchanged(layers: list[keras.Layer]) -> Iterator[None]:
     with (
         internals.seed_kept(),
-        pass_internals.losses_kept(layers),
-        call_internals.as_they_were(layers),
+        training_pass.losses_kept(layers),
+        layer_calls.as_they_were(layers),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # those of a call that nobody asked for

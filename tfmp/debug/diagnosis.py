@@ -10,12 +10,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmp import pass_internals
-from tfmp.debug import state
+from tfmp._keras import training_pass
+from tfmp.debug import model_state
 from tfmp.debug.findings import DATA, NonFinite, Search, TooLarge
 from tfmp.debug.magnitudes import too_large
 from tfmp.debug.recording import Recorder, look_at_rest, named
-from tfmp.layers.state import all_states
+from tfmp.layers.float8_state import all_states
 from tfmp.optimizers import LossScaleOptimizer
 
 NAMES = ("x", "y", "sample_weight")
@@ -151,7 +151,7 @@ def _look_at_step(
     if search.finding is not None:
         return
     try:
-        with state.kept(model):
+        with model_state.kept(model):
             _pass(model, Recorder(model, search), search, parts, scale)
     except Exception:
         # A model that checks its numbers may raise on those just found.
@@ -173,8 +173,8 @@ def _pass(
         # What a step does not differentiate must not be looked at here.
         tape.watch([v.value for v in model.trainable_variables])
         with recorder.recording():
-            outputs = pass_internals.train_call(model, x)
-        loss = pass_internals.train_loss(model, x, y, outputs, sample_weight)
+            outputs = training_pass.train_call(model, x)
+        loss = training_pass.train_loss(model, x, y, outputs, sample_weight)
         if loss is None:
             return
         scaled = scale(loss)

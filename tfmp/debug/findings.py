@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmp import internals
+from tfmp._keras import internals
 
 DATA = ("input data", "label", "sample weight")
 Named = Iterable[tuple[str, Any]]

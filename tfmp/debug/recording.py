@@ -11,11 +11,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import internals, pass_internals
+from tfmp._core.observations import SINCE
+from tfmp._keras import internals, training_pass
 from tfmp.conversion.records import flatten
 from tfmp.debug.findings import Search
-from tfmp.layers.state import Float8State, states_of
-from tfmp.observations import SINCE
+from tfmp.layers.float8_state import Float8State, states_of
 
 ENTERED, LEFT = "entered", "left"
 Tensors = list[tuple[str, Any]]
@@ -62,7 +62,7 @@ class Recorder:
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Watches the calls made inside, and those only."""
-        with pass_internals.around_calls(self._paths, self._watched):
+        with training_pass.around_calls(self._paths, self._watched):
             self._recording = True
             try:
                 yield
@@ -202,5 +202,5 @@ def _twin(leaf: Any) -> Any:
     if not isinstance(leaf, tf.Tensor) or not leaf.dtype.is_floating:
         return leaf
     twin = tf.identity(leaf)
-    pass_internals.mark_alike(twin, leaf)
+    training_pass.mark_alike(twin, leaf)
     return twin

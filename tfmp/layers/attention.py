@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from tfmp import checks, internals, ops, policies, recipes
-from tfmp.layers import softmax, swapping
+from tfmp import ops, policies, recipes
+from tfmp._keras import internals
+from tfmp._support import checks
+from tfmp.layers import class_change, softmax
 from tfmp.layers.dense import EinsumDense
-from tfmp.layers.measured import Measured
-from tfmp.layers.policied import Policied
+from tfmp.layers.policy_mixin import Policied
+from tfmp.layers.probe_mixin import Measured
 
 if TYPE_CHECKING:
     from keras.layers import Layer as Base
@@ -75,7 +77,7 @@ class Float8Attention(Policied, Measured, Base):
                 child.trainable = child.trainable and self.trainable
                 policy = policies.in_projections(child.dtype_policy, child.path)
                 internals.set_policy(child, policy)
-                swapping.swap(child, EinsumDense)
+                class_change.swap(child, EinsumDense)
 
     def float8_operators(self) -> dict[str, recipes.Recipe]:
         """Returns the recipe of scores and of values, if they are in FP8."""

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from tfmp import checks, internals, ops, policies, recipes
-from tfmp.layers.measured import Measured
-from tfmp.layers.policied import Policied
+from tfmp import ops, policies, recipes
+from tfmp._keras import internals
+from tfmp._support import checks
+from tfmp.layers.float8_state import Float8State
+from tfmp.layers.policy_mixin import Policied
+from tfmp.layers.probe_mixin import Measured
 from tfmp.layers.quantizable import Quantizable
-from tfmp.layers.state import Float8State
-from tfmp.ops import arguments
+from tfmp.ops import operand_arguments
 
 if TYPE_CHECKING:
     from keras.layers import Layer as Base
@@ -156,7 +158,7 @@ class Float8Contraction(Float8Layer):
             return self._call_on_sparse(inputs, training)
         x = ops.einsum(
             self.contraction_equation,
-            arguments.operand("inputs", self.in_compute_dtype(inputs)),
+            operand_arguments.operand("inputs", self.in_compute_dtype(inputs)),
             self.uncast_kernel(),
             **self.float8_options(training),
         )

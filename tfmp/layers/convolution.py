@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from tfmp import ops, recipes
-from tfmp.convolutions import Convolution
+from tfmp._core.convolutions import Convolution
 from tfmp.layers.contraction import Float8Layer
 from tfmp.ops import geometry
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from tfmp import call_internals
+from tfmp._keras import layer_calls
 
 if TYPE_CHECKING:
     from keras.layers import Layer as Base
@@ -39,8 +39,8 @@ class Float32Inside(Base):
 
 def _as_around(layer: keras.Layer, outputs: Any) -> Any:
     """Casts what a layer gives to what is usual around it."""
-    caller = call_internals.caller(layer)
-    if caller is None or call_internals.is_plain_graph(caller):
+    caller = layer_calls.caller(layer)
+    if caller is None or layer_calls.is_plain_graph(caller):
         return outputs
     if not _is_narrow(caller.compute_dtype):
         return outputs

@@ -7,8 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import checks, replicas, undoing
-from tfmp.layers.policied import Policied
+from tfmp._keras import replicas, step_undo
+from tfmp._support import checks
+from tfmp.layers.policy_mixin import Policied
 
 
 @keras.saving.register_keras_serializable("tfmp")
@@ -75,7 +76,7 @@ class BatchNormalization(Policied, keras.layers.BatchNormalization):
         averages = self.non_trainable_variables
         values = [tf.identity(tf.convert_to_tensor(v)) for v in averages]
         for variable, value in zip(averages, values, strict=True):
-            undoing.remember(variable, value)
+            step_undo.remember(variable, value)
         before = tf.stack(values)
         outputs = super().call(inputs, training=training, mask=mask)
         after = tf.stack([tf.convert_to_tensor(v) for v in averages])

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from tfmp import callers, internals, policies
+from tfmp import policies
+from tfmp._keras import internals, policy_callers
 
 if TYPE_CHECKING:
     from keras.layers import Layer as Base
@@ -58,7 +59,7 @@ class Quantizable(Base):
                 SUBCLASS.format(name=self.name, kind=kind.__name__)
             )
         if recipe is not None:
-            policy = keras.DTypePolicy(callers.keras_name(policy))
+            policy = keras.DTypePolicy(policy_callers.keras_name(policy))
         if self.float8 is not None:
             self.float8.leave(internals.own_weights(self))
             internals.remove_child(self, "float8")

@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmp import gradients, stablehlo
+from tfmp._core import custom_gradients, stablehlo
 
 
 def attention_weights(
@@ -41,7 +41,7 @@ def attention_weights(
     allowed = None if mask is None else _aligned(mask, logits.shape.rank, axes)
     over = list(range(-axes, 0))
 
-    @gradients.custom_gradient
+    @custom_gradients.custom_gradient
     def run(logits: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         wide = tf.cast(logits, tf.float32) * factor
         if allowed is not None:

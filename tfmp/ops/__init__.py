@@ -1,10 +1,8 @@
 """Operators for users: products on FP8 operands, and small numbers."""
 
-from tfmp.emulation import emulate
-from tfmp.ops.convolution import conv
-from tfmp.ops.products import einsum, matmul
-from tfmp.probes import Probe
-from tfmp.quantization import (
+from tfmp._core.emulation import emulate
+from tfmp._core.probes import Probe
+from tfmp._core.quantization import (
     dequantize,
     max_ulp_error,
     quantize,
@@ -12,7 +10,9 @@ from tfmp.quantization import (
     sqnr,
     underflow_share,
 )
-from tfmp.scaling import amax, compute_scale
+from tfmp._core.scaling import amax, compute_scale
+from tfmp.ops.convolution import conv
+from tfmp.ops.matrix_products import einsum, matmul
 
 __all__ = [
     "Probe",

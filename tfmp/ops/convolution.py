@@ -7,9 +7,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import checks, lengths, passes
-from tfmp.convolutions import Convolution
-from tfmp.ops import arguments, geometry
+from tfmp._core import float8_passes, lengths
+from tfmp._core.convolutions import Convolution
+from tfmp._support import checks
+from tfmp.ops import geometry, operand_arguments
 
 
 def conv(
@@ -70,15 +71,15 @@ def conv(
     >>> y.shape.as_list(), float(y[0, 4, 4, 0])
     ([2, 8, 8, 4], 36.0)
     """
-    recipe = arguments.recipe(recipe, amax).in_one_format()
-    inputs = arguments.operand("inputs", inputs)
-    kernel = arguments.operand("kernel", kernel)
+    recipe = operand_arguments.recipe(recipe, amax).in_one_format()
+    inputs = operand_arguments.operand("inputs", inputs)
+    kernel = operand_arguments.operand("kernel", kernel)
     if data_format is None:
         data_format = keras.config.image_data_format()
     how = (strides, padding, data_format, dilation_rate)
     shape = kernel.shape.as_list()
     convolution = geometry.convolution(inputs.shape.as_list(), shape, *how)
-    what: passes.Bilinear = convolution
+    what: float8_passes.Bilinear = convolution
     wide: tuple[str, ...] = ()
     at = 2 if convolution.channels_first else 1
     if convolution.pointwise:
@@ -90,7 +91,7 @@ def conv(
         spatial = inputs.shape[at : at + len(convolution.kernel_size)]
         reasons = convolution.float8_products(spatial.as_list())
         wide = tuple(name for name, reason in reasons.items() if reason)
-    assumed, take_in = arguments.amax(amax)
+    assumed, take_in = operand_arguments.amax(amax)
     return lengths.contract(
         what,
         inputs,
@@ -98,7 +99,7 @@ def conv(
         recipe.keep_high_precision(() if recipe.emulates else wide),
         assumed,
         checks.boolean("training", training),
-        arguments.probe(probe, recipe),
+        operand_arguments.probe(probe, recipe),
         take_in,
     )
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfmp import checks
-from tfmp.convolutions import Convolution
-from tfmp.windows import Shape
+from tfmp._core.convolutions import Convolution
+from tfmp._core.windows import Shape
+from tfmp._support import checks
 
 PADDINGS = ("valid", "same", "causal")
 DATA_FORMATS = ("channels_last", "channels_first")

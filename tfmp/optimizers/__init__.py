@@ -1,6 +1,6 @@
 """Optimizers that keep the loss scale and the FP8 state."""
 
-from tfmp import first_use
+from tfmp._keras import first_use
 from tfmp.optimizers import automatic, executions
 from tfmp.optimizers.loss_scale import LossScaleOptimizer
 

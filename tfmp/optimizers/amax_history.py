@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfmp import observations, recipes, scaling, stablehlo
-from tfmp.layers.state import Float8State, states_of
-from tfmp.observations import SHAPE
+from tfmp import recipes
+from tfmp._core import observations, scaling, stablehlo
+from tfmp._core.observations import SHAPE
+from tfmp.layers.float8_state import Float8State, states_of
 
 
 class AmaxHistory:

@@ -15,7 +15,8 @@ from typing import Any
 
 import keras
 
-from tfmp import internals, policies
+from tfmp import policies
+from tfmp._keras import internals
 from tfmp.optimizers.loss_scale import LossScaleOptimizer
 
 

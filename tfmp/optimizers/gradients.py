@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import scaling
+from tfmp._core import scaling
 
 SMALL = 2**14  # elements
 

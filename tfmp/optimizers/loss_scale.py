@@ -9,12 +9,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp import internals, replicas, undoing
-from tfmp.optimizers import arguments, lost_updates, saved_state
+from tfmp._keras import internals, replicas, step_undo
+from tfmp.optimizers import loss_scale_arguments, lost_updates, saved_state
 from tfmp.optimizers.amax_history import AmaxHistory
 from tfmp.optimizers.as_keras import AsKeras
+from tfmp.optimizers.early_variables import lifted
 from tfmp.optimizers.gradients import fault, unscaled
-from tfmp.optimizers.lifting import lifted
 from tfmp.optimizers.moving_scale import MovingScale
 from tfmp.optimizers.scale_rule import ScaleRule
 
@@ -109,8 +109,8 @@ class LossScaleOptimizer(AsKeras, MovingScale):
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        inner_optimizer = arguments.checked_inner(inner_optimizer)
-        growth_steps = arguments.of_keras(kwargs, growth_steps)
+        inner_optimizer = loss_scale_arguments.checked_inner(inner_optimizer)
+        growth_steps = loss_scale_arguments.of_keras(kwargs, growth_steps)
         rule = ScaleRule(
             initial_scale,
             growth_steps,
@@ -126,7 +126,7 @@ class LossScaleOptimizer(AsKeras, MovingScale):
 
     def build(self, var_list: Sequence[keras.Variable]) -> None:
         """Creates the optimizer's variables for a model's trainable ones."""
-        var_list = arguments.checked_variables("var_list", var_list)
+        var_list = loss_scale_arguments.checked_variables("var_list", var_list)
         if self._amax is None:
             self._build(var_list, has_run=False)
 
@@ -160,8 +160,10 @@ class LossScaleOptimizer(AsKeras, MovingScale):
         if self._amax is None:
             self.build(var_list)
             return
-        var_list = arguments.checked_variables("var_list", var_list)
-        arguments.check_known("var_list", var_list, self._trainable_variables)
+        var_list = loss_scale_arguments.checked_variables("var_list", var_list)
+        loss_scale_arguments.check_known(
+            "var_list", var_list, self._trainable_variables
+        )
         if self._amax.is_of(var_list):
             return
         old, new = self._amax, self._history_of(var_list)
@@ -215,7 +217,9 @@ class LossScaleOptimizer(AsKeras, MovingScale):
         """
         self._prepare(trainable_variables)
         known = self._trainable_variables
-        pairs = arguments.checked_pairs(grads, trainable_variables, known)
+        pairs = loss_scale_arguments.checked_pairs(
+            grads, trainable_variables, known
+        )
         gradients, variables = [p[0] for p in pairs], [p[1] for p in pairs]
         scale = self.rule.in_use(self.dynamic_scale)
         observed = tf.reshape(self._amax.observed(), [-1])
@@ -227,15 +231,15 @@ class LossScaleOptimizer(AsKeras, MovingScale):
         if self._amax.states:
             first = internals.starts_accumulation(self.inner_optimizer)
             self._amax.renew(verdict[:-1], good, factor, first)
-        self._before = undoing.take()
+        self._before = step_undo.take()
         # Keras branches on the first list; the second only comes along.
         self._tf_apply([verdict], (gradients, variables, scale))
-        self._before = undoing.Notes()
+        self._before = step_undo.Notes()
 
     def _prepare(self, trainable_variables: Any) -> None:
         """Builds the optimizer, or follows layers that were converted."""
         if self._amax is None:
-            checked = arguments.checked_variables(
+            checked = loss_scale_arguments.checked_variables(
                 "trainable_variables", trainable_variables
             )
             has_run = tf.executing_eagerly()  # else it is traced, and not run

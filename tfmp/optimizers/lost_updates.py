@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfmp import internals, replicas, statistics
+from tfmp._core import statistics
+from tfmp._keras import internals, replicas
 
 LOW = ("bfloat16", "float16")
 NOTHING = np.zeros([2], np.float32)

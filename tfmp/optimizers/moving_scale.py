@@ -9,8 +9,9 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from tfmp import first_use, stablehlo
-from tfmp.optimizers.lifting import lifted
+from tfmp._core import stablehlo
+from tfmp._keras import first_use
+from tfmp.optimizers.early_variables import lifted
 from tfmp.optimizers.scale_rule import COUNTERS, STATISTICS, ScaleRule, counts
 from tfmp.optimizers.skipped_steps import SkippedSteps
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmp import checks
+from tfmp._support import checks
 
 STATISTICS = (
     "overflow_count",

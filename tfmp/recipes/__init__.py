@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfmp import checks
+from tfmp._support import checks
 from tfmp.recipes.emulated import Emulated
 from tfmp.recipes.float8 import FP8_FORMATS as FP8_FORMATS
 from tfmp.recipes.float8 import CurrentScaling, DelayedScaling, Float8Recipe

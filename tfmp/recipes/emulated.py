@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from tfmp import checks, formats
+from tfmp import formats
+from tfmp._support import checks
 from tfmp.recipes.recipe import PRODUCTS, ROLES, Recipe
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tfmp.changes import Change, merged
+from tfmp._support.changes import Change, merged
 from tfmp.reporting.markup import Html, element, joined, table
 
 ROWS, NAMED = 100, 20

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfmp.changes import Change
+from tfmp._support.changes import Change
 
 ONLY_CHANGES = {"step", "epoch", "time", "changes"}
 

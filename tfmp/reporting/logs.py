@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tfmp import checks
-from tfmp.changes import Change
+from tfmp._support import checks
+from tfmp._support.changes import Change
 from tfmp.reporting.log_table import Histogram, Table
 
 SAMPLES, ABOUT = "scales.jsonl", "run.json"

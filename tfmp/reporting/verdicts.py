@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfmp import advice
+from tfmp._support import advice
 from tfmp.reporting.logs import Run
 from tfmp.reporting.ranking import Standing
 

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from tfmp import checks, sealing
+from tfmp._support import checks, sealed_files
 from tfmp.reporting import curves, page
 from tfmp.reporting.analysis import Analysis, analyse
 from tfmp.reporting.drawing import Plot
@@ -90,7 +90,7 @@ def write_report(log_dirs: Any, out: Any = "report.html") -> ReportFiles:
     pictures = _write_plots(
         target, [*compared, *(p for each in plots for p in each)]
     )
-    sealing.replace(target, text.encode())
+    sealed_files.replace(target, text.encode())
     facts = tuple(analysis.to_dict() for analysis in analyses)
     return ReportFiles(target, pictures, facts)
 
@@ -119,5 +119,5 @@ def _write_plots(
     paths = []
     for plot in plots:
         paths.append(folder / f"{plot.name}.png")
-        sealing.replace(paths[-1], plot.png)
+        sealed_files.replace(paths[-1], plot.png)
     return tuple(paths)

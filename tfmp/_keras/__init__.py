@@ -1,0 +1,1 @@
+"""All that tfmp reaches of Keras' private parts, and what it patches."""

@@ -1,0 +1,138 @@
+"""What callbacks know beside the model, for a backup of their training."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from tfmp._keras import callback_states as of_keras
+
+
+@runtime_checkable
+class Kept(Protocol):
+    """A callback that goes on after a restart where it was.
+
+    What it knows is in the backups of `tfmp.callbacks.BackupAndRestore`.
+    """
+
+    def knowledge(self) -> dict[str, Any]:
+        """Returns what it knows between two steps, as JSON has it."""
+
+    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
+        """Takes back what `knowledge` returned, the model restored before."""
+
+
+def before(last: Any, callbacks: Sequence[Any]) -> list[Any]:
+    """Returns the callbacks before `last`; warns of what those after it keep.
+
+    They begin a `fit` after it, and so cannot take anything back.
+    """
+    place = callbacks.index(last) if last in callbacks else len(callbacks)
+    late = [type(c).__name__ for c in callbacks[place + 1 :] if _keeps(c)]
+    if late:
+        warnings.warn(
+            f"{type(last).__name__} is not the last of the callbacks: after a "
+            f"restart, {', '.join(late)} will begin anew",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return list(callbacks[:place])
+
+
+def gather(callbacks: Iterable[Any]) -> dict[str, dict[str, Any]]:
+    """Returns what callbacks know, by their names."""
+    return {
+        name: each.knowledge()
+        if isinstance(each, Kept)
+        else of_keras.knowledge(each)
+        for name, each in _named(callbacks)
+        if _keeps(each)
+    }
+
+
+def give_back(
+    callbacks: Iterable[Any], known: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Has callbacks go on from what `gather` returned.
+
+    One that was not there begins anew; of one that is gone nothing is done.
+    """
+    for name, each in _named(callbacks):
+        if name in known and isinstance(each, Kept):
+            each.go_on_from(known[name])
+        elif name in known:
+            of_keras.go_on_from(each, known[name])
+
+
+class Lost:
+    """Notices what callbacks come to know that a backup does not hold.
+
+    Of one that nobody knows, those are attributes that `fit` began with, and
+    that have another value since.
+
+    Args:
+        callbacks: all of a `fit`, as it begins.
+    """
+
+    def __init__(self, callbacks: Iterable[Any] = ()) -> None:
+        self._named = [
+            (name, each)
+            for name, each in _named(callbacks)
+            if not isinstance(each, Kept)
+        ]
+        self._start = {
+            name: of_keras.simple_state(each)
+            for name, each in self._named
+            if not of_keras.is_of_keras(each)
+        }
+
+    def words(self) -> dict[str, str]:
+        """Returns what a restart from now on will lose, by callback."""
+        found = {name: self._of(name, each) for name, each in self._named}
+        return {name: said for name, said in found.items() if said}
+
+    def tell(self, words: Mapping[str, str]) -> None:
+        """Warns, as a training goes on, of what callbacks do without.
+
+        Args:
+            words: of the training that goes on.
+        """
+        for name, each in self._named:
+            if name in words:
+                warnings.warn(
+                    f"{type(each).__name__} goes on without what the backup "
+                    f"does not hold, {words[name]}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+    def _of(self, name: str, callback: Any) -> str:
+        if name not in self._start:
+            return of_keras.lost(callback)
+        start, now = self._start[name], of_keras.simple_state(callback)
+        known = of_keras.knowledge(callback)
+        changed = [
+            f"`{key}`"
+            for key, value in now.items()
+            if key in start and key not in known and start[key] != value
+        ]
+        if changed:
+            return (
+                f"{', '.join(changed)}: with methods `knowledge()` and "
+                "`go_on_from(knowledge)` it could keep that"
+            )
+        return of_keras.lost(callback)
+
+
+def _keeps(callback: Any) -> bool:
+    return isinstance(callback, Kept) or of_keras.keeps(callback)
+
+
+def _named(callbacks: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """Yields callbacks by their classes' names; of one, by their order."""
+    counts: dict[str, int] = {}
+    for each in callbacks:
+        name = type(each).__name__
+        counts[name] = counts.get(name, 0) + 1
+        yield f"{name} {counts[name]}", each

@@ -1,5 +1,0 @@
-"""The command `tfmp`."""
-
-from tfmp.command_line.program import main
-
-__all__ = ["main"]

@@ -1,0 +1,39 @@
+"""Keeps a model as it is, whatever a pass through it changes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import keras
+
+from tfmp._keras import internals, replicas, training_pass
+from tfmp.conversion.records import flatten
+
+
+@contextlib.contextmanager
+def kept(model: keras.Model) -> Iterator[None]:
+    """Gives a model its state back, bit for bit, also after an error.
+
+    That is all its variables, those of its metrics, the state of Keras'
+    global random numbers, and the losses that its layers added.
+    """
+    layers = flatten(model).values()
+    with training_pass.losses_kept(layers), internals.seed_kept() as seed:
+        every = [*_variables(model), *([seed] if seed is not None else [])]
+        parts = [part for v in every for part in replicas.parts(model, v)]
+        values = [part.numpy() for part in parts]
+        try:
+            yield
+        finally:
+            for part, value in zip(parts, values, strict=True):
+                part.assign(value)
+
+
+def _variables(model: keras.Model) -> list[keras.Variable]:
+    every = [
+        *model.variables,
+        *model.metrics_variables,
+        *(v for metric in model.metrics for v in metric.variables),
+    ]
+    return list({id(v): v for v in every}.values())

@@ -1,0 +1,31 @@
+"""Which layer gets which precision: a policy, or one for each path."""
+
+from tfmp.policies.policy import (
+    NAMES,
+    Policy,
+    checked,
+    get,
+    global_policy,
+    in_projections,
+    policy_at,
+    policy_scope,
+    recipe_at,
+    recipe_of,
+    set_global_policy,
+)
+from tfmp.policies.precision_map import PrecisionMap
+
+__all__ = [
+    "NAMES",
+    "Policy",
+    "PrecisionMap",
+    "checked",
+    "get",
+    "global_policy",
+    "in_projections",
+    "policy_at",
+    "policy_scope",
+    "recipe_at",
+    "recipe_of",
+    "set_global_policy",
+]
