@@ -157,10 +157,16 @@ def test_variants_are_timed_in_turns():
     assert len(calls) == 8 and calls != 4 * calls[:2]
 
 
-def test_short_calls_are_repeated():
+def test_short_calls_are_repeated(monkeypatch):
     calls = []
-    measuring.interleaved({"a": lambda: calls.append(1)}, 1, 1, 0.01)
-    assert len(calls) > 10
+
+    def millisecond(call, repeats):
+        calls.append(repeats)
+        return 0.001
+
+    monkeypatch.setattr(measuring, "_seconds", millisecond)
+    measuring.interleaved({"a": calls.clear}, 1, 1, block_seconds=0.01)
+    assert calls == [1, 10]
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios():

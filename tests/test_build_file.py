@@ -219,3 +219,9 @@ def test_check_sees_a_new_file_and_a_new_import(tree):
     (tree / "tfmp/a.py").write_text("from tfmp import new\n")
     problems = check_build(text, tree)
     assert [p.split(":")[0] for p in problems] == ["tfmp/new.py", "tfmp/a"]
+
+
+def test_bazel_has_the_version():
+    from tfmp.version import VERSION
+
+    assert f'version = "{VERSION}"' in (ROOT / "MODULE.bazel").read_text()

@@ -1,0 +1,24 @@
+"""tests/covering.py: which tests cover a module."""
+
+import covering
+
+
+def test_the_nearest_come_first():
+    imports = {
+        "tfmp/a.py": set(),
+        "tfmp/b.py": {"tfmp/a.py"},
+        "tests/test_a.py": {"tfmp/a.py"},
+        "tests/test_b.py": {"tfmp/b.py"},
+        "tests/test_c.py": set(),
+    }
+    found = covering.covering({"tfmp/a.py"}, imports, 3)
+    assert found == [["tests/test_a.py"], ["tests/test_b.py"], []]
+    assert covering.covering({"tfmp/a.py"}, imports, 1) == found[:1]
+
+
+def test_the_tree_has_its_imports():
+    imports = covering.graph(covering.ROOT)
+    assert "tfmp/_core/scaling.py" in imports["tests/test_scaling.py"]
+    assert "tfmp/_core/scaling.py" in imports["tfmp/_core/float8_passes.py"]
+    assert not any(covering.WHOLE in theirs for theirs in imports.values())
+    assert imports["tests/test_covering.py"] == {"tests/covering.py"}
