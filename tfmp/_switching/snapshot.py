@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import keras
-import numpy as np
 
 from tfmp import checkpoints
-from tfmp._keras import replicas
+from tfmp._keras.kept_values import KeptValues
 from tfmp._switching.structure import Structure
 
 
@@ -28,12 +27,11 @@ class Snapshot:
         # Of its shape `Structure` takes care: it follows the layers.
         history = getattr(model.optimizer, "amax_history", None)
         metrics = {id(v) for v in model.metrics_variables}
-        self._values: list[tuple[keras.Variable, list[np.ndarray], bool]] = []
-        for variable in checkpoints.variables(model):
-            if variable is not history:
-                parts = replicas.parts(model, variable)
-                copies = [np.array(part.numpy()) for part in parts]
-                self._values.append((variable, copies, id(variable) in metrics))
+        every = [v for v in checkpoints.variables(model) if v is not history]
+        self._values, self._metrics = (
+            KeptValues(model, [v for v in every if (id(v) in metrics) is kind])
+            for kind in (False, True)
+        )
 
     def restore(self, epoch: int = 0) -> None:
         """Gives all of it back; in a later epoch, metrics start anew.
@@ -42,11 +40,8 @@ class Snapshot:
             epoch: of the moment that goes back.
         """
         self._structure.restore()
-        for variable, copies, is_metric in self._values:
-            if is_metric and epoch != self._epoch:
-                continue
-            parts = replicas.parts(self._model, variable)
-            for part, value in zip(parts, copies, strict=True):
-                part.assign(value)
-        if epoch != self._epoch:
+        self._values.restore()
+        if epoch == self._epoch:
+            self._metrics.restore()
+        else:
             self._model.reset_metrics()

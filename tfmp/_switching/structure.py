@@ -6,9 +6,9 @@ import dataclasses
 from typing import Any
 
 import keras
-import numpy as np
 
-from tfmp._keras import internals, replicas
+from tfmp._keras import internals
+from tfmp._keras.kept_values import KeptValues
 from tfmp.conversion import training_update
 from tfmp.conversion.records import Record, flatten, record_of
 from tfmp.optimizers import LossScaleOptimizer
@@ -30,9 +30,11 @@ class Structure:
         self._optimizer: Any = getattr(model, "optimizer", None)
         self._arguments = internals.compile_arguments(model)
         state = [x.variable for x in self._layers if x.variable is not None]
-        self._values = [(v, _copies(model, v)) for v in state]
+        self._values = KeptValues(model, state)
         history = getattr(self._optimizer, "amax_history", None)
-        self._history = None if history is None else _copies(model, history)
+        self._history = (
+            None if history is None else KeptValues(model, [history])
+        )
 
     @property
     def is_present(self) -> bool:
@@ -46,11 +48,9 @@ class Structure:
         if not self.is_present:
             with self._model.distribute_strategy.scope():
                 self._give_back()
-        for variable, values in self._values:
-            _assign(self._model, variable, values)
+        self._values.restore()
         if self._history is not None:
-            history = self._optimizer.amax_history
-            _assign(self._model, history, self._history)
+            self._history.restore(onto=[self._optimizer.amax_history])
 
     def _give_back(self) -> None:
         for each in self._layers:
@@ -106,17 +106,3 @@ class _Layer:
 
 def _copy(record: Record | None) -> Record | None:
     return None if record is None else dataclasses.replace(record)
-
-
-def _copies(model: keras.Model, variable: keras.Variable) -> list[np.ndarray]:
-    """Returns what each replica has of a variable."""
-    parts = replicas.parts(model, variable)
-    return [np.array(part.numpy()) for part in parts]
-
-
-def _assign(
-    model: keras.Model, variable: keras.Variable, values: list[np.ndarray]
-) -> None:
-    parts = replicas.parts(model, variable)
-    for part, value in zip(parts, values, strict=True):
-        part.assign(value)

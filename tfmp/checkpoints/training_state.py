@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 
-from tfmp._keras import internals, replicas
+from tfmp._keras import internals
+from tfmp._keras.kept_values import KeptValues
 from tfmp._support import checks
 from tfmp.layers.float8_state import all_states
 
@@ -68,13 +68,11 @@ def all_or_nothing(model: keras.Model) -> Iterator[None]:
     >>> float(layer.kernel[0, 0])
     1.0
     """
-    each = [p for v in variables(model) for p in replicas.parts(model, v)]
-    before = [(part, np.array(part.numpy())) for part in each]
+    before = KeptValues(model, variables(model))
     try:
         yield
     except BaseException:
-        for variable, value in before:
-            variable.assign(value)
+        before.restore()
         raise
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import keras
 
-from tfmp._keras import internals, replicas, training_pass
+from tfmp._keras import internals, training_pass
+from tfmp._keras.kept_values import KeptValues
 from tfmp.conversion.records import flatten
 
 
@@ -21,13 +22,11 @@ def kept(model: keras.Model) -> Iterator[None]:
     layers = flatten(model).values()
     with training_pass.losses_kept(layers), internals.seed_kept() as seed:
         every = [*_variables(model), *([seed] if seed is not None else [])]
-        parts = [part for v in every for part in replicas.parts(model, v)]
-        values = [part.numpy() for part in parts]
+        values = KeptValues(model, every)
         try:
             yield
         finally:
-            for part, value in zip(parts, values, strict=True):
-                part.assign(value)
+            values.restore()
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:
