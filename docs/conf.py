@@ -1,23 +1,28 @@
 """The documentation site: `sphinx-build -W --keep-going docs .build/docs`.
 
-Pages are Markdown, the reference comes from the docstrings, and pictures and
-tables are made at each build from the library's own functions.
+Pages are Markdown, and the reference comes from the docstrings.  Tables of the
+reference are made at each build.  Pictures and tables of the guides are in the
+repository, and tests hold them against the library's own functions.
 """
 
 from __future__ import annotations
 
 import pathlib
+import re
 import sys
 from typing import Any
 
 HERE = pathlib.Path(__file__).parent
+# Links to files that are no page here, and to pages at the top of the tree.
+SOURCE = re.compile(
+    r"\[(`[^`\]]+`)\]\((?:\.\./)*(?:tfmp|tests|benchmarks|examples)/.*?\)"
+)
+TOP = re.compile(r"\]\(\.\./\.\./(?=[A-Z]+\.md)")
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import commands  # noqa: E402
 import docstrings  # noqa: E402
 import links  # noqa: E402
-import monitored  # noqa: E402
-import pictures  # noqa: E402
 import tables  # noqa: E402
 
 import tfmp  # noqa: E402
@@ -56,18 +61,24 @@ html_show_sphinx = False
 
 
 def _generate(app: Any) -> None:
-    """Draws the pictures and writes the tables that the pages include."""
+    """Writes the tables that the pages of the reference include."""
     target = HERE / "generated"
     target.mkdir(exist_ok=True)
     tables.write(target)
     commands.write(target)
-    pictures.draw(target)
-    monitored.draw(target)
+
+
+def _link(app: Any, *read: Any) -> None:
+    """Changes links that a code host follows into those of the site."""
+    content = read[-1]
+    content[0] = SOURCE.sub(r"\1", TOP.sub("](../project/", content[0]))
 
 
 def setup(app: Any) -> dict[str, bool]:
     """Registers what this site adds to Sphinx."""
     app.connect("builder-inited", _generate)
+    app.connect("source-read", _link)
+    app.connect("include-read", _link)
     app.connect("autodoc-process-docstring", docstrings.process, priority=400)
     app.connect("doctree-resolved", links.link_literals)
     app.connect("env-check-consistency", links.check_reference)

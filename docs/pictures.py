@@ -1,9 +1,19 @@
-"""The pictures of the guides, each drawn from what the library computes."""
+"""The pictures of the guides, each drawn from what the library computes.
+
+    python docs/pictures.py
+
+draws them to `docs/images/`, where a guide also finds them on a code host.  The
+numbers that a picture shows are in its metadata, and a test holds them against
+what the library computes today.
+"""
 
 from __future__ import annotations
 
+import json
 import pathlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from html import unescape
 
 import matplotlib
 import measure
@@ -15,6 +25,7 @@ from tfmp import formats, ops
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
+IMAGES = pathlib.Path(__file__).parent / "images"
 COLORS = {
     "float32": "#555555",
     "TF32": "#8c6bb1",
@@ -32,12 +43,20 @@ STYLE = {
     "font.size": 10,
     "grid.alpha": 0.3,
     "legend.frameon": False,
+    "svg.fonttype": "none",
     "svg.hashsalt": "tfmp",  # the same file from the same picture
 }
 
 
 def draw(folder: pathlib.Path) -> None:
     """Draws every picture to `folder/<name>.svg`."""
+    for name, values in painted():
+        about = {"Date": None, "Description": json.dumps(values)}
+        plt.savefig(folder / f"{name}.svg", metadata=about)
+
+
+def painted() -> Iterator[tuple[str, list[float]]]:
+    """Yields the name of each picture, painted, and the numbers in it."""
     painters: tuple[Callable[[], None], ...] = (
         bits,
         number_lines,
@@ -50,9 +69,30 @@ def draw(folder: pathlib.Path) -> None:
     for paint in painters:
         with matplotlib.rc_context(STYLE):
             paint()
-            name = folder / f"{paint.__name__}.svg"
-            plt.savefig(name, metadata={"Date": None})
+            yield paint.__name__, numbers()
             plt.close()
+
+
+def numbers() -> list[float]:
+    """Returns the numbers in the picture that is being painted, rounded."""
+    found: list[float] = []
+    for axes in plt.gcf().axes:
+        for line in axes.lines:
+            found += np.ravel(line.get_xydata()).tolist()
+        for bar in axes.patches:
+            found += (
+                bar.get_extents().transformed(axes.transData.inverted()).bounds
+            )
+        for dots in axes.collections:
+            found += np.ravel(dots.get_offsets()).tolist()
+    return [float(f"{number:.4g}") for number in found]
+
+
+def drawn(picture: pathlib.Path) -> list[float]:
+    """Returns the numbers that a picture was drawn from."""
+    svg = picture.read_text(encoding="utf-8")
+    said = re.search(r"<dc:description>(.*?)</dc:description>", svg, re.DOTALL)
+    return json.loads(unescape(said[1])) if said else []
 
 
 def bits() -> None:
@@ -174,3 +214,7 @@ def loss_scale() -> None:
     plt.yscale("log", base=2)
     plt.xlabel("step (x: skipped)")
     plt.ylabel("loss scale (dashed: the limit)")
+
+
+if __name__ == "__main__":
+    draw(IMAGES)

@@ -1,28 +1,44 @@
-"""The tables of the guides, computed and written as Markdown."""
+"""The tables of guides and reference, computed and written as Markdown.
+
+    python docs/tables.py
+
+writes those of a guide into it, between `<!-- table: NAME -->` and
+`<!-- end -->`, so that a code host shows them; a test holds them against what
+is computed today.  Those of the reference are made with the site.
+"""
 
 from __future__ import annotations
 
 import pathlib
+import re
 
 import measure
 import numpy as np
 
 from tfmp import conversion, formats, ops, recipes
 
+GUIDE = pathlib.Path(__file__).parent / "guides" / "formats.md"
+TABLE = re.compile(r"(<!-- table: (\w+) -->\n)\n.*?(<!-- end -->)", re.DOTALL)
 LOW, HIGH = -30.0, 20.0  # exponents of the log-uniform values
 
 
 def write(folder: pathlib.Path) -> None:
-    """Writes every table to `folder/<name>.md`."""
-    for name, rows in {
-        "layout": layout(),
-        "precision": precision(),
-        "range": value_range(),
-        "limits": limits(),
-        "presets": presets(),
-        "defaults": defaults(),
-    }.items():
+    """Writes the tables of the reference to `folder/<name>.md`."""
+    for name, rows in {"presets": presets(), "defaults": defaults()}.items():
         (folder / f"{name}.md").write_text(markdown(rows), encoding="utf-8")
+
+
+def filled(page: str) -> str:
+    """Returns a guide with its tables as they are computed today."""
+    made = {
+        "layout": layout,
+        "precision": precision,
+        "range": value_range,
+        "limits": limits,
+    }
+    return TABLE.sub(
+        lambda m: f"{m[1]}\n{markdown(made[m[2]]())}\n{m[3]}", page
+    )
 
 
 def markdown(rows: list[list[str]]) -> str:
@@ -145,3 +161,7 @@ def percent(share: float) -> str:
     ('6.25 %', '0 %', '0.0244 %')
     """
     return f"{100 * float(share):.3g} %"
+
+
+if __name__ == "__main__":
+    GUIDE.write_text(filled(GUIDE.read_text("utf-8")), encoding="utf-8")

@@ -230,6 +230,16 @@ def check_state(text: str) -> list[str]:
     ]
 
 
+def level_table(text: str) -> list[set[str]]:
+    """Returns the names in each level of a Markdown table of levels."""
+    levels: dict[int, set[str]] = {}
+    for level, names in re.findall(r"^\| (\d+) \| (.*?) \|", text, re.M):
+        levels.setdefault(int(level), set()).update(
+            re.findall(r"`(\w+)`", names)
+        )
+    return [levels[level] for level in sorted(levels)]
+
+
 def public_names(module: types.ModuleType) -> dict[str, object]:
     """Returns what `__all__` lists, or else tfmp's functions and classes."""
     if hasattr(module, "__all__"):
@@ -247,7 +257,7 @@ def check_documented(name: str, value: object, prose: str) -> list[str]:
     """A public name has its docstring, an example, and a word in the prose."""
     problems = []
     if not re.search(rf"\b{re.escape(name)}\b", prose):
-        problems.append(f"{name}: not in README.md or ARCHITECTURE.md")
+        problems.append(f"{name}: in no page")
     is_module, is_class = inspect.ismodule(value), inspect.isclass(value)
     if not (is_module or is_class or callable(value)):
         return problems

@@ -1,7 +1,7 @@
 """What the documents and docstrings say is run.
 
-A `python` block of README.md or ARCHITECTURE.md runs in a process of its own.
-The line before it may be `<!-- no-run -->`, or `<!-- continues -->`: then the
+A `python` block of a page that is no guide runs in a process of its own.  The
+line before it may be `<!-- no-run -->`, or `<!-- continues -->`: then the
 block before it runs first, in the same process.
 
 All `python` blocks of a guide in docs/ are one program, and its `text` blocks
@@ -18,16 +18,11 @@ import re
 import shlex
 import subprocess
 import types
-from typing import NamedTuple
 
 import forked
 import pytest
+from pages import GUIDES, IMAGES, PAGES, ROOT, blocks, looks_like, read
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "ARCHITECTURE.md", "RELIABILITY.md")
-GUIDES = sorted(
-    path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/guides/*.md")
-)
 MARKS = ("no-run", "continues")
 COMMAND = "import sys, tfmp_command; sys.exit(tfmp_command.main())"
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -37,26 +32,6 @@ MODULES = sorted(
     )
     for path in (ROOT / "tfmp").rglob("*.py")
 )
-
-
-class Block(NamedTuple):
-    """One fenced block of a page."""
-
-    line: int
-    language: str
-    mark: str
-    text: str
-
-
-def blocks(page: str) -> list[Block]:
-    """Returns the fenced blocks of a page's text."""
-    found = []
-    fence = r"^(?:<!-- ([\w-]+) -->\n)?```([\w{}-]*).*?\n(.*?)^```$"
-    for match in re.finditer(fence, page, re.MULTILINE | re.DOTALL):
-        mark, language, text = match.groups()
-        line = page.count("\n", 0, match.start(3)) + 1
-        found.append(Block(line, language, mark or "", text))
-    return found
 
 
 def programs(page: str) -> dict[int, str]:
@@ -91,12 +66,6 @@ def shell_lines(page: str) -> list[str]:
         if block.language in ("bash", "console", "sh", "shell")
         for line in block.text.splitlines()
     ]
-
-
-def read(name: str) -> str:
-    """Returns a page's text, empty if there is no such page."""
-    path = ROOT / name
-    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def run(
@@ -139,6 +108,9 @@ def test_guides_print_what_they_say(page, tmp_path):
         if line.startswith("tfmp "):
             done = run(COMMAND, tmp_path, *shlex.split(line)[1:])
             assert done.returncode == 0, done.stderr[-4000:]
+    for name in re.findall(r"\.\./images/report_(\w+\.png)", read(page)):
+        [made] = tmp_path.rglob(name)
+        assert looks_like(IMAGES / f"report_{name}", made)
 
 
 def test_readme_has_programs():
@@ -157,7 +129,15 @@ def test_examples_in_docstrings(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["commands", "docstrings", "measure", "public", "tables"]
+    "name",
+    [
+        "commands",
+        "docstrings",
+        "fp8_products",
+        "measure",
+        "public",
+        "tables",
+    ],
 )
 def test_examples_of_the_site(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
@@ -184,6 +164,7 @@ def test_ci_runs_the_test_command_of_the_readme():
 
 
 # From here on: what finds and runs them.
+
 
 PAGE = """
 ```python

@@ -1,6 +1,6 @@
 """What goes wrong in Keras' float8, and must not here; one test a fault.
 
-The numbers are those of the table in ARCHITECTURE.md.
+The numbers are those of the table in docs/internals/keras.md.
 """
 
 from __future__ import annotations
