@@ -294,7 +294,7 @@ def test_backup_of_keras(trained, tmp_path):
     )
     fit(start_again(model, initial), "arrays", kept)
     before = values(model)
-    with pytest.raises(ValueError, match="which another one has written"):
+    with pytest.raises(ValueError, match="which another callback has written"):
         fit(model, "arrays", BackupAndRestore(tmp_path / "b"))
     assert same(values(model), before)
 
@@ -324,7 +324,7 @@ def test_what_comes_after_it_is_warned_of(trained, tmp_path):
     model, initial, _ = trained
     start_again(model, initial)
     after = PrecisionScheduler({9: "float32"})
-    said = "not the last of the callbacks: .*, PrecisionScheduler will begin"
+    said = "not the last of the callbacks.*, PrecisionScheduler will start"
     with pytest.warns(RuntimeWarning, match=said), pytest.raises(Killed):
         backup = BackupAndRestore(tmp_path / "b", 1)
         fit(model, "arrays", backup, after, Kill(0, 3))

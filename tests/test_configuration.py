@@ -87,7 +87,7 @@ def test_auto_leaves_a_recipe_out_where_it_finds_no_float8():
 @pytest.mark.parametrize(
     ("policy", "machine", "said"),
     [
-        ("mixed_float8", OLD_CPU, "CPU x86_64 has no fast float8: the numer"),
+        ("mixed_float8", OLD_CPU, "CPU x86_64 has no fast float8: its numb"),
         ("mixed_float8", A100, "has no fast float8"),
         ("mixed_float8", TPU, "FP8 products are untested on TPU"),
         ("mixed_float8", METAL, "FP8 products are untested on GPU METAL"),
@@ -130,7 +130,7 @@ def test_tensorflow_can_still_be_set_up_afterwards():
     # TensorFlow refuses this once its devices are started.
     code = """
 import tensorflow as tf
-from tfmp import configuration
+from tfmp._configuration import configuration
 configuration.configure()
 cpu = tf.config.list_physical_devices("CPU")[0]
 halves = [tf.config.LogicalDeviceConfiguration()] * 2
@@ -139,7 +139,7 @@ print(len(tf.config.list_logical_devices("CPU")))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=pathlib.Path(configuration.__file__).parents[1],
+        cwd=pathlib.Path(configuration.__file__).parents[2],
         capture_output=True,
         text=True,
     )

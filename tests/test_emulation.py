@@ -408,7 +408,7 @@ def test_the_gradient_goes_straight_through(name, dtype):
         ({"x": [1, 2]}, TypeError, "`x`"),
         ({"format": "E9M9"}, ValueError, "`format`"),
         ({"format": 3}, TypeError, "`format`"),
-        ({"format": formats.Format("X", "", 9, 3)}, ValueError, "float32 has"),
+        ({"format": formats.Format("X", "", 9, 3)}, ValueError, "can hold"),
         ({"rounding": "up"}, ValueError, "`rounding`"),
         ({"saturate": 1}, TypeError, "`saturate`"),
         ({"axis": 1}, ValueError, "`axis`"),

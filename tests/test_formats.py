@@ -150,7 +150,7 @@ def test_blocks():
         assert formats.get(formats.serialize(block)) is block
         own = dataclasses.replace(block, name="own", block_size=7)
         assert formats.get(formats.serialize(own)) == own
-        with pytest.raises(ValueError, match="stand alone"):
+        with pytest.raises(ValueError, match="a plain format"):
             formats.get_plain(block)
     assert [f.scale_rounding for f in formats.BLOCKS] == ["floor"] * 5 + [
         "nearest"

@@ -372,7 +372,7 @@ def test_advice_needs_patience_and_is_given_once():
     adviser.look({**clipped, **noisy})
     said = adviser.look({**clipped, **noisy})
     assert ["2.0% of inputs are clipped" in said[0], len(said)] == [True, 2]
-    assert said[1].startswith("a/b: 3 dB is all that is left of kernel values")
+    assert said[1].startswith("a/b: the SQNR of kernel values is only 3 dB")
     attention = {"a/scores/inputs/sqnr": 3.0}
     adviser.look(attention)
     [said] = adviser.look(attention)
@@ -384,7 +384,7 @@ def test_a_training_that_only_skips_is_told_what_to_do():
     model, monitor = small(run_eagerly=True), ScaleMonitor(every=2)
     fit(model, monitor, x=x, y=np.zeros([64, 16]))
     (said,) = monitor.findings
-    assert said.startswith("Every step since the sample before was skipped")
+    assert said.startswith("Every step since the last sample was skipped")
     adviser = Adviser()
     assert adviser.look_at_training(16, 0, 1.0) == []
     assert adviser.look_at_training(32, 15, 1.0) == []

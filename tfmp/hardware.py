@@ -42,7 +42,7 @@ CPU_FLOAT32 = (
 UNKNOWN_GPU = "reports no compute capability (only NVIDIA's do)"
 NO_XLA = "XLA compiles nothing for {device} here: use jit_compile=False."
 ASK_BY_NAME = (
-    "Ask by name for what this GPU is fast at: bfloat16 on AMD Instinct from "
+    "Name the policy that this GPU is fast at: bfloat16 on AMD Instinct from "
     "MI100; on Apple measure mixed_float16, and FP8 cannot run (no XLA)."
 )
 

@@ -67,7 +67,7 @@ def _choice_arguments(parser: argparse.ArgumentParser) -> None:
         "--target",
         choices=tuple(cost_model.TARGETS),
         metavar="GPU",
-        help="where it is to pay, for --filter auto: "
+        help="the GPU where FP8 should pay, for --filter auto: "
         f"{', '.join(cost_model.TARGETS)}",
     )
     parser.add_argument(

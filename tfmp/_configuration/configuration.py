@@ -180,7 +180,7 @@ def _speed_notes(name: str, hardware: Hardware) -> tuple[str, ...]:
             return ()
     return (
         f"{name} was asked for; {device or 'this machine'} has no fast "
-        f"{precision}: the numerics are the real ones, the speed is not.",
+        f"{precision}: its numbers are right, its speed is not.",
     )
 
 

@@ -91,5 +91,7 @@ def _graph_of(registered: Any) -> Any:
 def _gradient(name: str, operation: Any, *grads: Any) -> Any:
     held = _HELD.get(name)
     if held is None:
-        raise LookupError(f"The graph is gone that {name} is a gradient of.")
+        raise LookupError(
+            f"The graph is gone that holds the gradient {name}: trace it again."
+        )
     return held.function(operation, *grads)

@@ -156,9 +156,7 @@ def _exported(layer: keras.Layer, kernels: str) -> str:
         return f"{dtype}; without what was {emulation}"
     if recipe is None:
         why = is_narrow(layer) and _why_wide(layer)
-        return (
-            f"{dtype}; its output was no FP8 product: {why}" if why else dtype
-        )
+        return f"{dtype}; its output was not in FP8: {why}" if why else dtype
     if kernels == "float":
         return f"{dtype}, kernel as it is"
     power = int(math.log2(kernel_scale(layer, recipe)))

@@ -95,7 +95,7 @@ def _problems(
     problems = []
     if found.fallbacks:
         problems.append(
-            f"{len(found.fallbacks)} products were to be in FP8, and are not"
+            f"{len(found.fallbacks)} products should be in FP8, and are not"
         )
     if not found.float8_products:
         problems.append("no product is in FP8")
@@ -107,7 +107,7 @@ def _problems(
     for pattern, holds in patterns.items():
         rows = [row for row in found.products if holds.match(row.layer)]
         if not rows:
-            problems.append(f"no product is of a layer like {pattern!r}")
+            problems.append(f"no layer with products matches {pattern!r}")
         elif not any(row.float8 for row in rows):
             problems.append(f"no product of {pattern!r} is in FP8")
     return problems

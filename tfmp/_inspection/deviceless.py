@@ -22,7 +22,7 @@ TARGETS = ("h200",)
 MODES = {"triton": "true", "cublaslt": "false"}
 VARIABLE = "TFMP_JAX_PYTHON"
 MISSING = f"""\
-compiling for a GPU that is not here needs JAX with its CUDA plug-in (1 GB, no
+compiling for a GPU of another machine needs JAX with its CUDA plug-in (1 GB, no
 CUDA), best in an environment of its own:
     python3 -m venv jax-env
     jax-env/bin/pip install jax==0.10.2 jax-cuda12-plugin==0.10.2

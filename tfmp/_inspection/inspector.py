@@ -233,4 +233,4 @@ def _reason(fate: matching.Fate, layer: str, product: str, asked: Asked) -> str:
         for mode, products in fate.compiled.items()
         if mode not in fate.float8_modes
     ]
-    return f"XLA was given FP8, and made of it: {', '.join(made)}"
+    return f"XLA was given FP8, and compiled it to {', '.join(made)}"

@@ -190,8 +190,8 @@ class SampleLog:
         if gone:
             raise FileNotFoundError(
                 errno.ENOENT,
-                f"deleted, or replaced, before step {sample.step}; it is begun "
-                "anew",
+                f"deleted or replaced before step {sample.step}; a new one is "
+                "begun",
                 str(gone[0]),
             )
 

@@ -48,9 +48,9 @@ def _of_emulated(model: str, paths: list[str]) -> str:
     if len(paths) > MOST_NAMED:
         named += f" and {len(paths) - MOST_NAMED} more"
     return (
-        f"Emulated layers of the model {model!r} are in no sample: {named}. "
+        f"No sample has emulated layers, of the model {model!r}: {named}. "
         "They keep no scale, and each of their products rounds its operands "
-        "along other axes, so that a tensor has no one error. "
+        "along other axes, so that a tensor has no single error. "
         "tfmp.analysis.sensitivity has the errors of each role; "
         "tfmp.ops.sqnr(x, tfmp.ops.emulate(x, format)) that of a tensor."
     )

@@ -19,7 +19,7 @@ NARROW = (
     "tfmp.set_precision(model, {'%s': 'mixed_bfloat16'})"
 )
 BEHIND = (
-    "the scale is behind, from larger values in its window: use a shorter "
+    "the scale still follows larger values in its window: use a shorter "
     "amax_history_len, or tfmp.recipes.CurrentScaling"
 )
 CLIPPED = (
@@ -32,16 +32,16 @@ LOST = (
     "mixed policy, which has float32 variables"
 )
 IN_VAIN = (
-    "Nothing was measured: the layers are not called for training, or in a "
-    "tf.function of your own, which keeps the trace that it has; take it away, "
-    "as Keras compiles the step"
+    "Nothing was measured: the layers are not called with training=True, or "
+    "they are in a tf.function of your own, which keeps its first trace; "
+    "remove that tf.function, as Keras compiles the step"
 )
 NOT_FINITE = (
     "The loss is not finite; tfmp.debug.find_nonfinite(model, x, y) names the "
     "first tensor that is not"
 )
 SKIPPED = (
-    "Every step since the sample before was skipped; "
+    "Every step since the last sample was skipped; "
     "tfmp.callbacks.TerminateOnOverflow ends such a training, and names the "
     "first tensor that is not finite"
 )
@@ -89,7 +89,7 @@ def of_tensor(where: str, values: Mapping[str, float]) -> Finding | None:
             f"{clipped:.1%} of {tensor} are clipped",
         )
     elif sqnr < 10:
-        kind, said = "sqnr", f"{sqnr:.0f} dB is all that is left of {tensor}"
+        kind, said = "sqnr", f"the SQNR of {tensor} is only {sqnr:.0f} dB"
     else:
         return None
     return Finding(kind, where, f"{layer}: {said}; {cure(where, kind, values)}")

@@ -106,8 +106,8 @@ class Rule:
         )
         if looser:
             raise ValueError(
-                "`down` must not be looser than `up`, or a layer would go to "
-                f"and fro. Received: down={self.down}, up={self.up}"
+                "`down` must not be looser than `up`, or a layer would go up "
+                f"and down again. Received: down={self.down}, up={self.up}"
             )
 
 
@@ -176,7 +176,7 @@ def trouble(
 
     >>> low = {"sqnr": 4.2}
     >>> trouble("net/head/grads", PrecisionBounds(), low)
-    'gradients have 4.2 dB left, less than 10'
+    'the SQNR of gradients is 4.2 dB, less than 10'
     """
     name, role = bounds.outside(values), where.rpartition("/")[2]
     tensor = advice.NAMES.get(role, role)
@@ -184,6 +184,6 @@ def trouble(
         return ""
     value, bound = values[name], getattr(bounds, name)
     if name == "sqnr":
-        return f"{tensor} have {value:.1f} dB left, less than {bound:g}"
+        return f"the SQNR of {tensor} is {value:.1f} dB, less than {bound:g}"
     said = "underflow to zero" if name == "underflow_share" else "are clipped"
     return f"{value:.1%} of {tensor} {said}, more than {bound:.1%}"

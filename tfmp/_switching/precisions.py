@@ -34,7 +34,7 @@ def checked_policy(name: str, policy: Any) -> keras.DTypePolicy:
         policy = _from_config(name, policy)
     if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
         raise TypeError(
-            f"`{name}` must be one policy, and no map. Received: {policy!r}"
+            f"`{name}` must be one policy, not a map. Received: {policy!r}"
         )
     try:
         found = policies.checked(policy)

@@ -84,7 +84,7 @@ def _candidate(given: Any) -> Candidate:
     else:
         policy = policies.checked(given)
     if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
-        raise TypeError("a map is no policy of a layer")
+        raise TypeError("a map is not the policy of a layer")
     if not keras.backend.is_float_dtype(policy.compute_dtype):
         raise ValueError(f"{policy.name!r} computes in integers")
     if getattr(policy, "quantization_mode", None) is not None:

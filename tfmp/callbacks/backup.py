@@ -129,7 +129,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         if data is None:
             raise ValueError(
                 "`BackupAndRestore` must be a callback of Keras' own `fit`. "
-                f"Received: the model {self.model.name!r}, trained otherwise"
+                f"Received: the model {self.model.name!r}, which is not"
             )
         internals.build_for(self.model, data)
         self._go_on(data, **self._restore(there))

@@ -25,13 +25,13 @@ def checked(notes: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
     if "batch" not in notes:
         raise ValueError(
             "`backup_dir` must be for backups of this callback alone. "
-            f"Received: {str(path)!r}, which another one has written"
+            f"Received: {str(path)!r}, which another callback has written"
         )
     wrong = [name for name, fits in _fit(notes).items() if not fits]
     if wrong:
         raise ValueError(
-            "`backup_dir` must hold backups of this callback, but of "
-            f"{str(path)!r} these notes are none: {wrong}. "
+            "`backup_dir` must hold backups of this callback, but the notes "
+            f"{wrong} of {str(path)!r} are not its own. "
             f"Received: {str(notes)[:200]}"
         )
     known = {*NUMBERS, "epochs", "history", "precision", *SINCE}

@@ -33,7 +33,7 @@ def before(last: Any, callbacks: Sequence[Any]) -> list[Any]:
     if late:
         warnings.warn(
             f"{type(last).__name__} is not the last of the callbacks: after a "
-            f"restart, {', '.join(late)} will begin anew",
+            f"restart, {', '.join(late)} will start over",
             RuntimeWarning,
             stacklevel=2,
         )

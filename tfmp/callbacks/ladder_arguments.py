@@ -32,8 +32,8 @@ def checked_ladder(ladder: Any) -> list[keras.DTypePolicy]:
         recipe = policies.recipe_of(policy)
         if recipe is not None and recipe.emulates:
             raise ValueError(
-                "`ladder` must have no emulated formats, of which a step "
-                f"measures nothing. Received: {labels}"
+                "`ladder` must not have emulated formats: a step measures "
+                f"nothing of them. Received: {labels}"
             )
     twice = len(set(labels)) < len(labels)
     if len(found) < 2 or twice or widths != sorted(widths):

@@ -49,8 +49,8 @@ class Ladder:
         self.rungs = self._found(patterns)
         if not self.rungs:
             raise ValueError(
-                "`ladder` must have the policy of a layer with products, out "
-                f"of those that `layers` names. Received: ladder={ladder} for "
+                "`ladder` must have the policy of one or more layers with "
+                f"products that `layers` names. Received: ladder={ladder} for "
                 f"the model {model.name!r}"
             )
 

@@ -78,9 +78,9 @@ class TerminateOnOverflow(keras.callbacks.Callback, Kept):
             raise ValueError(
                 "`optimizer` of a model that is trained with "
                 "TerminateOnOverflow must be a "
-                "tfmp.optimizers.LossScaleOptimizer, given to `compile`, "
-                "which counts the steps it skips; of others that the model "
-                "has, look at `statistics`. "
+                "tfmp.optimizers.LossScaleOptimizer, given to `compile`: it "
+                "counts the steps that it skips. For other optimizers of the "
+                "model look at their `statistics`. "
                 f"Received: {type(optimizer).__name__}"
             )
         self._look()

@@ -63,7 +63,7 @@ def checked(head: Any, path: pathlib.Path) -> dict[str, Any]:
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(
             "`path` must be a file that `tfmp.checkpoints.save_weights` wrote, "
-            f"but its head is not ({plain_values.shortened(error)}). "
+            f"but its head is not one ({plain_values.shortened(error)}). "
             f"Received: {str(path)!r}"
         ) from error
 

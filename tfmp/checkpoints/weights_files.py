@@ -189,7 +189,7 @@ def _check_layers(
         raise ValueError(
             f"`path` must hold the weights of the model {model.name!r}, which "
             f"has {count} layers with weights. Received: {str(path)!r}, with "
-            f"{len(saved)}; the first one more is {saved[count]!r}"
+            f"{len(saved)}; the first additional one is {saved[count]!r}"
         )
 
 
@@ -223,7 +223,7 @@ def _load_unsaved(
         elif saved and name == "seeds":
             warnings.warn(
                 f"The model {model.name!r} has other random layers than the "
-                f"one that {str(path)!r} is of: their seeds stay.",
+                f"one saved in {str(path)!r}: their seeds stay as they are.",
                 RuntimeWarning,
                 stacklevel=3,
             )

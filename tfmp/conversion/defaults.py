@@ -55,8 +55,8 @@ PROJECTIONS = Default(
 )
 DEPTHWISE = Default(
     "compute",
-    "one multiplication a weight and pixel: limited by memory, and GPUs have "
-    "no FP8 kernel for one channel a group",
+    "one multiplication for each weight and pixel: limited by memory, and GPUs "
+    "have no FP8 kernel for one channel per group",
 )
 SEPARABLE = Default(
     "compute",
@@ -70,8 +70,8 @@ TRANSPOSED = Default(
 )
 RECURRENT = Default(
     "compute",
-    "a small product a time step that waits for the one before; cuDNN's "
-    "fused kernel has no FP8",
+    "a small product in each time step, which waits for the one before; "
+    "cuDNN's fused kernel has no FP8",
 )
 LOOKUP = Default("compute", "a lookup, not a product")
 LOOKUP_AND_LOGITS = Default(

@@ -23,7 +23,7 @@ FUNCTION = tf.types.experimental.PolymorphicFunction
 OF_LIBRARIES = ("keras", "keras_hub", "keras_rs", "tensorflow", "tfmp")
 STALE = (
     "tfmp: {name!r} ({where}) is a tf.function that was traced before the "
-    "precision changed, and runs on as it was. Make it again: "
+    "precision changed, and still runs in the old one. Make it anew: "
     "`tf.function({name}.python_function)`"
 )
 

@@ -17,7 +17,7 @@ from tfmp.layers.contraction import Float8Layer
 
 OWN_PRODUCTS = "products in code of its own, not in FP8"
 UNSEEN = {ELEMENTWISE.reason, OWN_CODE.reason}  # said without a call
-EMULATED = "multiplied in float32, which is no FP8 and no faster"
+EMULATED = "multiplied in float32, which is not FP8 and not faster"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ BOUNDED = (
 )
 
 SCALED = (
-    "a layer computes in float16: the optimizer now is inside a "
+    "a layer computes in float16: the optimizer is now inside a "
     "tfmp.optimizers.LossScaleOptimizer, which scales the loss"
 )
 

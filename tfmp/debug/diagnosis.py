@@ -205,7 +205,7 @@ def _tensor(leaf: Any) -> Any:
     if leaf is None or tf.is_tensor(leaf):
         return leaf
     if isinstance(leaf, int | float | complex | str | bytes):
-        raise TypeError("a list of numbers is no array")
+        raise TypeError("a list of numbers is not an array")
     array = np.asarray(leaf)
     if np.issubdtype(array.dtype, np.floating):
         array = array.astype(keras.config.floatx())

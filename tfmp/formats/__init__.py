@@ -99,8 +99,8 @@ def get_plain(dtype: object) -> Format:
     found = get(dtype)
     if isinstance(found, BlockFormat):
         raise ValueError(
-            "`dtype` must be a format whose values stand alone, not one of "
-            f"blocks. Received: {dtype!r}"
+            "`dtype` must be a plain format, not a format of blocks. "
+            f"Received: {dtype!r}"
         )
     return found
 
@@ -123,7 +123,7 @@ def representable(name: str, format: Any) -> Format | BlockFormat:
         raise type(error)(text) from error
     if not found.in_float32:
         raise ValueError(
-            f"`{name}` must be a format whose values float32 has. "
+            f"`{name}` must be a format whose values float32 can hold. "
             f"Received: {found!r}"
         )
     return found

@@ -24,8 +24,8 @@ else:
 
 SUBCLASS = (
     "Layer {name!r} stays as it is: Keras quantizes layers of its own "
-    "classes, and no subclass in FP8. `tfmp.revert` gives it back. Received: "
-    "{kind}"
+    "classes, not their subclasses in FP8. `tfmp.revert` makes it a layer of "
+    "Keras again. Received: {kind}"
 )
 
 

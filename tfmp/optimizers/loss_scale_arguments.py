@@ -116,8 +116,8 @@ def of_keras(kwargs: dict[str, Any], growth_steps: Any) -> Any:
     if rest:
         unknown = "`, `".join(rest)
         raise ValueError(
-            "LossScaleOptimizer must be given what it documents; there are "
-            f"no arguments: `{unknown}`. Received: {rest!r}"
+            "LossScaleOptimizer must be given the arguments that it documents, "
+            f"without `{unknown}`. Received: {rest!r}"
         )
     return growth_steps
 
