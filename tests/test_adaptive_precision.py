@@ -359,7 +359,7 @@ def test_a_loss_out_of_its_bound():
     deviations = abs(usual[-16:] - np.median(usual[-16:]))
     bound = np.median(usual[-16:]) + 5 * 1.4826 * np.median(deviations)
     assert watch.bound == pytest.approx(bound, rel=1e-3)
-    state = watch.state()
+    state = watch.get_state()
     assert not look(40, 9.0) and not watch.is_calm
     assert look(41, 9.0) == f"the loss is 9, above its bound of {bound:.4g}"
     assert "not finite" in look(42, math.nan) and not watch.is_finite

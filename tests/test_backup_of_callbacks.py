@@ -155,15 +155,15 @@ class Counts(keras.callbacks.Callback):
 class CountsOn(Counts):
     """Can be kept."""
 
-    def knowledge(self):
+    def get_state(self):
         return {"seen": self.seen}
 
-    def go_on_from(self, knowledge):
-        self.seen = knowledge["seen"]
+    def set_state(self, state):
+        self.seen = state["seen"]
 
 
 def test_a_callback_of_ones_own_goes_on_or_is_named(tmp_path):
-    said = r"Counts goes on without .* `seen`: with methods `knowledge\(\)`"
+    said = r"Counts goes on without .* `seen`: with methods `get_state\(\)`"
     with pytest.warns(RuntimeWarning, match=said) as caught:
         ends = both(lambda _: [Counts(), CountsOn()], kill_at(1), tmp_path)
     assert len([w for w in caught if w.category is RuntimeWarning]) == 1
@@ -270,7 +270,7 @@ def test_an_adviser_goes_on():
     whole, first = advice.Adviser(), advice.Adviser()
     assert whole.look(narrow) == first.look(narrow) == []
     then = advice.Adviser()
-    then.go_on_from(json.loads(json.dumps(first.knowledge())))
+    then.set_state(json.loads(json.dumps(first.get_state())))
     expected = [whole.look(narrow) for _ in range(3)]
     assert [then.look(narrow) for _ in range(3)] == expected
     assert len(expected[0]) == 1 and expected[1:] == [[], []]

@@ -27,14 +27,14 @@ def keeps(callback: Any) -> bool:
     return bool(_names(callback))
 
 
-def knowledge(callback: Any) -> dict[str, Any]:
+def get_state(callback: Any) -> dict[str, Any]:
     """Returns what a callback of Keras knows between two steps."""
     found = {name: getattr(callback, name, None) for name in _names(callback)}
     return {name: _plain(value) for name, value in found.items()}
 
 
-def go_on_from(callback: Any, known: Mapping[str, Any]) -> None:
-    """Gives a callback of Keras back what `knowledge` returned."""
+def set_state(callback: Any, known: Mapping[str, Any]) -> None:
+    """Gives a callback of Keras back what `get_state` returned."""
     for name in _names(callback):
         if name in known:
             setattr(callback, name, known[name])

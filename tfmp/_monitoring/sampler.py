@@ -104,20 +104,20 @@ class Sampler:
             return self._measuring.described(*vectors)
         return held or Measurement({}, {})
 
-    def knowledge(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Any]:
         """Returns what it has said, and what was measured and not taken."""
         if self._measuring is not None and self._measuring.has_run:
             self._function = self._function or self._reading_function()
             _, *vectors = map(_array, self._function())
             self._held = self._measuring.described(*vectors)
         held = None if self._held is None else list(self._held)
-        return {"held": held, "adviser": self._adviser.knowledge()}
+        return {"held": held, "adviser": self._adviser.get_state()}
 
-    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
-        """Takes back what `knowledge` returned."""
-        held = knowledge["held"]
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `get_state` returned."""
+        held = state["held"]
         self._held = None if held is None else Measurement(*held)
-        self._adviser.go_on_from(knowledge["adviser"])
+        self._adviser.set_state(state["adviser"])
 
     def _reading_function(self) -> Any:
         state, measuring = self._state, self._measuring

@@ -31,15 +31,15 @@ class StepCount:
         self._batches: int | None = None
         self._was_due = self._was_first = False
 
-    def knowledge(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Any]:
         """Returns where it is, as JSON-serialisable values."""
         known = dict(vars(self))
         del known["_every"]
         return known
 
-    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
-        """Goes to where `knowledge` was asked for."""
-        vars(self).update(knowledge)
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes to where `get_state` was asked for."""
+        vars(self).update(state)
 
     @property
     def in_epoch(self) -> bool:

@@ -124,20 +124,20 @@ class Adviser:
         self._training, self._measured = _Patience(), _Patience()
         self._before: tuple[int, float] | None = None
 
-    def knowledge(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Any]:
         """Returns what it has seen and said, as JSON has it."""
         return {
             "before": self._before,
-            "training": self._training.knowledge(),
-            "measured": self._measured.knowledge(),
+            "training": self._training.get_state(),
+            "measured": self._measured.get_state(),
         }
 
-    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
-        """Takes back what `knowledge` returned."""
-        before = knowledge["before"]
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `get_state` returned."""
+        before = state["before"]
         self._before = None if before is None else (before[0], before[1])
-        self._training.go_on_from(knowledge["training"])
-        self._measured.go_on_from(knowledge["measured"])
+        self._training.set_state(state["training"])
+        self._measured.set_state(state["measured"])
 
     def look_at_training(
         self, step: int, skipped: float, loss: float
@@ -190,14 +190,14 @@ class _Patience:
         )
         self._said: set[tuple[str, str]] = set()
 
-    def knowledge(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Any]:
         counts = [[*key, count] for key, count in self._counts.items()]
         return {"counts": counts, "said": [list(key) for key in self._said]}
 
-    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
-        found = {(kind, at): count for kind, at, count in knowledge["counts"]}
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        found = {(kind, at): count for kind, at, count in state["counts"]}
         self._counts = collections.Counter(found)
-        self._said = {(kind, at) for kind, at in knowledge["said"]}
+        self._said = {(kind, at) for kind, at in state["said"]}
 
     def new(self, found: Iterable[Finding]) -> list[str]:
         """Returns what has lasted by now, and was not returned before."""

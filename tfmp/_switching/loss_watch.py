@@ -84,14 +84,14 @@ class LossWatch:
         """Whether the last loss was."""
         return math.isfinite(self._loss)
 
-    def state(self) -> LossState:
-        """Returns what `go_back` and `go_on_from` take."""
+    def get_state(self) -> LossState:
+        """Returns what `go_back` and `set_state` take."""
         losses = tuple(self._losses)
         return LossState(
             losses, self._seen, self._mean, self._loss, self._above
         )
 
-    def go_on_from(self, state: LossState) -> None:
+    def set_state(self, state: LossState) -> None:
         """Takes over what was known when `state` was asked for."""
         self.go_back(state, to_epoch=True)
         self._loss, self._above = state.last, state.above

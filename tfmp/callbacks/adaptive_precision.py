@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from tfmp._monitoring.quiet_log import QuietLog
 from tfmp._monitoring.sample_log import Sample
 from tfmp._monitoring.step_count import StepCount
 from tfmp._support import checks
@@ -26,7 +27,6 @@ from tfmp.callbacks.float8_forecasts import ShadowSampler
 from tfmp.callbacks.good_states import GoodStates
 from tfmp.callbacks.ladder_arguments import checked_ladder, checked_patterns
 from tfmp.callbacks.precision_ladders import Ladder, Moves
-from tfmp.callbacks.quiet_log import QuietLog
 
 MAX_SAMPLES = 4096
 LADDER = ("mixed_float8", "mixed_bfloat16", "float32")
@@ -161,7 +161,9 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
         self._wrong, self._gave_up = "", False
         if self._log is not None:
             self._log.close()
-        self._log = QuietLog(self.log_dir, self.model, self.every)
+        self._log = QuietLog(
+            type(self).__name__, self.log_dir, self.model, self.every
+        )
 
     def _begin_with(self, model: keras.Model) -> None:
         self._of = model
@@ -214,25 +216,25 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
             self._log.close()
         self._sampler.stop()
 
-    def knowledge(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Any]:
         """Returns what a backup keeps: counts, the loss, the changes."""
         return {
             "changes": [change.to_dict() for change in self.changes],
-            "count": self._count.knowledge(),
-            "layers": self._layers.knowledge(),
-            "loss": self._loss.state()._asdict(),
-            "measured": self._sampler.knowledge(),
+            "count": self._count.get_state(),
+            "layers": self._layers.get_state(),
+            "loss": self._loss.get_state()._asdict(),
+            "measured": self._sampler.get_state(),
             "trouble": (self._wrong, self._gave_up),
         }
 
-    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
+    def set_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from a backup."""
-        self.changes = [Change(**each) for each in knowledge["changes"]]
-        self._count.go_on_from(knowledge["count"])
-        self._layers.go_on_from(knowledge["layers"])
-        self._loss.go_on_from(LossState(**knowledge["loss"]))
-        self._sampler.go_on_from(knowledge["measured"])
-        self._wrong, self._gave_up = knowledge["trouble"]
+        self.changes = [Change(**each) for each in state["changes"]]
+        self._count.set_state(state["count"])
+        self._layers.set_state(state["layers"])
+        self._loss.set_state(LossState(**state["loss"]))
+        self._sampler.set_state(state["measured"])
+        self._wrong, self._gave_up = state["trouble"]
         self._states = GoodStates(self.model)
         self._look_at_layers()
 

@@ -49,8 +49,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     an epoch, or as one begins, is then in the backup, and what they know.
     Those of tfmp go on where they were, and of Keras `EarlyStopping`,
     `ReduceLROnPlateau`, `ModelCheckpoint`, `SwapEMAWeights` and `TensorBoard`;
-    of your own, those with a method `knowledge()`, which returns what JSON
-    has, and `go_on_from(knowledge)`, which takes it back.  What a callback
+    of your own, those with a method `get_state()`, which returns what JSON
+    has, and `set_state(state)`, which takes it back.  What a callback
     knew and a backup does not hold, as the best weights of `EarlyStopping`,
     is said in a warning when a training goes on from there.
 

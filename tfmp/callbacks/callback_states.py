@@ -16,11 +16,11 @@ class Kept(Protocol):
     What it knows is in the backups of `tfmp.callbacks.BackupAndRestore`.
     """
 
-    def knowledge(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Any]:
         """Returns what it knows between two steps, as JSON has it."""
 
-    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
-        """Takes back what `knowledge` returned, the model restored before."""
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `get_state` returned, the model restored before."""
 
 
 def before(last: Any, callbacks: Sequence[Any]) -> list[Any]:
@@ -43,9 +43,9 @@ def before(last: Any, callbacks: Sequence[Any]) -> list[Any]:
 def gather(callbacks: Iterable[Any]) -> dict[str, dict[str, Any]]:
     """Returns what callbacks know, by their names."""
     return {
-        name: each.knowledge()
+        name: each.get_state()
         if isinstance(each, Kept)
-        else of_keras.knowledge(each)
+        else of_keras.get_state(each)
         for name, each in _named(callbacks)
         if _keeps(each)
     }
@@ -60,9 +60,9 @@ def give_back(
     """
     for name, each in _named(callbacks):
         if name in known and isinstance(each, Kept):
-            each.go_on_from(known[name])
+            each.set_state(known[name])
         elif name in known:
-            of_keras.go_on_from(each, known[name])
+            of_keras.set_state(each, known[name])
 
 
 class Lost:
@@ -111,7 +111,7 @@ class Lost:
         if name not in self._start:
             return of_keras.lost(callback)
         start, now = self._start[name], of_keras.simple_state(callback)
-        known = of_keras.knowledge(callback)
+        known = of_keras.get_state(callback)
         changed = [
             f"`{key}`"
             for key, value in now.items()
@@ -119,8 +119,8 @@ class Lost:
         ]
         if changed:
             return (
-                f"{', '.join(changed)}: with methods `knowledge()` and "
-                "`go_on_from(knowledge)` it could keep that"
+                f"{', '.join(changed)}: with methods `get_state()` and "
+                "`set_state(state)` it could keep that"
             )
         return of_keras.lost(callback)
 

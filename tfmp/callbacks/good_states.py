@@ -50,7 +50,7 @@ class GoodStates:
     def keep(self, step: int, epoch: int, loss: LossWatch) -> None:
         """Takes the present state, while all is well."""
         snapshot = Snapshot(self._model, epoch)
-        newest = Moment(snapshot, step, epoch, loss.state())
+        newest = Moment(snapshot, step, epoch, loss.get_state())
         self._good, self._newest = self._newest or newest, newest
 
     def go_back(self, epoch: int, loss: LossWatch) -> Moment | None:

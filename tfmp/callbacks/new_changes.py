@@ -35,7 +35,7 @@ class NewChanges:
         self.told = [len(each.changes) for each in self._callbacks]
         return tuple(sorted(new, key=lambda change: change.step))
 
-    def go_on_from(self, told: Sequence[int]) -> None:
+    def set_state(self, told: Sequence[int]) -> None:
         """Tells again what was told later than `told`; of others, nothing."""
         if len(told) == len(self.told):
             self.told = list(told)

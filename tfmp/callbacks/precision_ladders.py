@@ -95,18 +95,18 @@ class Ladder:
                 rung.at, rung.lowest = at, min(at, rung.lowest)
                 rung.bad = rung.calm = 0
 
-    def knowledge(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Any]:
         """Returns the counts of each layer, by its path."""
         return {
             path: {name: getattr(rung, name) for name in COUNTS}
             for path, rung in self.rungs.items()
         }
 
-    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
+    def set_state(self, state: Mapping[str, Any]) -> None:
         """Takes back the counts, when precision is what it was then."""
         self.follow()
-        for path in knowledge.keys() & self.rungs.keys():
-            vars(self.rungs[path]).update(knowledge[path])
+        for path in state.keys() & self.rungs.keys():
+            vars(self.rungs[path]).update(state[path])
 
     def policy(self, path: str) -> keras.DTypePolicy:
         """Returns the policy of a layer where it stands."""

@@ -153,15 +153,15 @@ class PrecisionScheduler(keras.callbacks.Callback, Kept):
         """Forgets the compiled steps that are not in use."""
         self._programs.empty()
 
-    def knowledge(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Any]:
         """Returns what a backup keeps: where it is, and what it changed."""
         changes = [change.to_dict() for change in self.changes]
-        return {"count": self._count.knowledge(), "changes": changes}
+        return {"count": self._count.get_state(), "changes": changes}
 
-    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
+    def set_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from a backup."""
-        self._count.go_on_from(knowledge["count"])
-        self.changes = [Change(**each) for each in knowledge["changes"]]
+        self._count.set_state(state["count"])
+        self.changes = [Change(**each) for each in state["changes"]]
 
     def _reach(self, time: int) -> None:
         """Changes what has to, if an entry has come since the last time."""

@@ -7,15 +7,15 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from tfmp._keras import internals
 from tfmp._monitoring.history import append
-from tfmp._monitoring.operators import describe
-from tfmp._monitoring.sample_log import FAULTS, Sample, SampleLog, open_log
+from tfmp._monitoring.quiet_log import QuietLog
+from tfmp._monitoring.sample_log import Sample
 from tfmp._monitoring.sampler import Sampler
 from tfmp._monitoring.step_count import StepCount
 from tfmp._monitoring.unmeasured import unmeasured
@@ -150,7 +150,7 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
             maxlen=MAX_SAMPLES
         )
         self._sampler: Sampler | None = None
-        self._log: SampleLog | None = None
+        self._log: QuietLog | None = None
         self._count = StepCount(self.every)
         self._changes = NewChanges([])
         self._known: dict[str, float] = {}
@@ -178,9 +178,10 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
             self._count, self._known = StepCount(self.every), {}
             self._samples.clear()
         self._started = False
-        self._warned.discard("write")
         self._close()
-        self._log = open_log(self.log_dir)
+        self._log = QuietLog(
+            type(self).__name__, self.log_dir, self.model, self.every
+        )
         self._changes = NewChanges(internals.callbacks_beside())
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -216,31 +217,31 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
         """Writes what other callbacks changed last, and closes the files."""
         if changes := self._changes.take():
             at = self._count.step, self._count.epoch, time.time()
-            self._write(lambda log: log.write(Sample(*at, {}, changes=changes)))
+            self._write(Sample(*at, {}, changes=changes))
         self._close()
         if self._sampler is not None:
             self._sampler.stop()
 
-    def knowledge(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Any]:
         """Returns what a backup keeps: where it is, and what it has told."""
         newest = self._samples[-1].core() if self._samples else None
         return {
-            "count": self._count.knowledge(),
+            "count": self._count.get_state(),
             "told": self._changes.told,
             "known": self._known,
             "newest": newest,
-            "sampler": self._sampler and self._sampler.knowledge(),
+            "sampler": self._sampler and self._sampler.get_state(),
         }
 
-    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
+    def set_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from a backup."""
-        self._count.go_on_from(knowledge["count"])
-        self._changes.go_on_from(knowledge["told"])
-        self._known = dict(knowledge["known"])
+        self._count.set_state(state["count"])
+        self._changes.set_state(state["told"])
+        self._known = dict(state["known"])
         if self._sampler is not None:
-            self._sampler.go_on_from(knowledge["sampler"])
-        if knowledge["newest"] is not None and not self._samples:
-            self._samples.append(Sample(*knowledge["newest"]))
+            self._sampler.set_state(state["sampler"])
+        if state["newest"] is not None and not self._samples:
+            self._samples.append(Sample(*state["newest"]))
 
     def _sample(self, logs: Any) -> None:
         if self._sampler is None:
@@ -251,7 +252,7 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
         sample = sample._replace(changes=self._changes.take())
         self._known.update(sample.measured)
         self._samples.append(sample)
-        self._write(lambda log: log.write(sample))
+        self._write(sample)
         if sample.findings:
             self._tell(sample)
 
@@ -261,8 +262,6 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
         has_float8 = sampler.start()
         for message in unmeasured(self.model, has_float8):
             self._warn("unmeasured", message)
-        run = describe(self.model, self.every)
-        self._write(lambda log: log.describe(run))
 
     def _tell(self, sample: Sample) -> None:
         told, more = sample.findings[:MAX_TOLD], sample.findings[MAX_TOLD:]
@@ -271,28 +270,13 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
         message = "\n".join([f"Step {sample.step}:", *told])
         warnings.warn(message, RuntimeWarning, stacklevel=2)
 
-    def _write(self, write: Callable[[SampleLog], None]) -> None:
-        if self._log is None:
-            return
-        try:
-            write(self._log)
-        except FAULTS as fault:
-            self._warn_of(fault)
+    def _write(self, sample: Sample) -> None:
+        if self._log is not None:
+            self._log.write(sample)
 
     def _close(self) -> None:
-        log, self._log = self._log, None
-        if log is not None:
-            try:
-                log.close()
-            except FAULTS as fault:
-                self._warn_of(fault)
-
-    def _warn_of(self, fault: Exception) -> None:
-        self._warn(
-            "write",
-            f"ScaleMonitor lost samples of {str(self.log_dir)!r} ({fault}). "
-            "Training goes on; further faults are not reported.",
-        )
+        if self._log is not None:
+            self._log.close()
 
     def _warn(self, key: str, message: str) -> None:
         if key not in self._warned:

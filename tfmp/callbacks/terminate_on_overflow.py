@@ -100,16 +100,16 @@ class TerminateOnOverflow(keras.callbacks.Callback, Kept):
         """Gives the model back."""
         self._forget()
 
-    def knowledge(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Any]:
         """Returns what a backup keeps: when it will look, and how closely."""
         watches = self._newest is not None
         return {"unseen": self._unseen, "watches": watches}
 
-    def go_on_from(self, knowledge: Mapping[str, Any]) -> None:
+    def set_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from a backup."""
         self._forget()
-        self._unseen = knowledge["unseen"]
-        if knowledge["watches"]:
+        self._unseen = state["unseen"]
+        if state["watches"]:
             self._newest = NewestBatch(self.model)
 
     def _look(self) -> None:
