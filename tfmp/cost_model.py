@@ -231,7 +231,8 @@ def speedup(product: Product, target: Target | str) -> float:
 
 def _checked(product: object) -> Product:
     said = "a tfmp.cost_model.Product"
-    return checks.instance("product", product, Product, said)
+    found: Product = checks.instance("product", product, Product, said)
+    return found
 
 
 def _product_time(product: Product, target: Target, low: bool) -> float:

@@ -84,7 +84,7 @@ def contract(
     @custom_gradients.custom_gradient
     def run(
         inputs: tf.Tensor, kernel: tf.Tensor, amax: tf.Tensor
-    ) -> tuple[tf.Tensor, Callable]:
+    ) -> tuple[tf.Tensor, Callable[..., Any]]:
         # Eager mode records what runs here too, but forward has no gradient.
         tensors = map(tf.stop_gradient, (inputs, kernel, amax))
         result, saved, seen = forward(*tensors)
@@ -116,9 +116,9 @@ def _compiled(
     recipe: Any,
     training: bool,
     kernel_dtype: tf.DType,
-    shapes: tuple,
+    shapes: tuple[Any, ...],
     *how: Any,
-) -> tuple[Callable, Callable]:
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     # By `shapes`: a trace for unknown lengths would serve known, and lose them.
     program: Any
     if recipe.emulates:
@@ -130,12 +130,15 @@ def _compiled(
     return _on_xla(program.forward), _on_xla(program.backward)
 
 
-def _on_xla(method: Callable) -> Callable:
+def _on_xla(method: Callable[..., Any]) -> Callable[..., Any]:
     # TensorFlow counts the traces of a method over all its objects, and would
     # warn of a function that is traced too often; those of a partial alone.
     own = functools.partial(method)
     vars(own)["__name__"] = method.__name__
-    return tf.function(own, autograph=False, jit_compile=True)
+    found: Callable[..., Any] = tf.function(
+        own, autograph=False, jit_compile=True
+    )
+    return found
 
 
 def _identity(x: tf.Tensor | None) -> tf.Tensor | None:

@@ -99,7 +99,7 @@ def emulate(
         return _on_grid(x, target, rounding, saturate, seed)
 
     @custom_gradients.custom_gradient
-    def run(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    def run(x: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
         if isinstance(target, BlockFormat):
             low = _in_blocks(x, target, axes, to_grid)
         elif scale is None:

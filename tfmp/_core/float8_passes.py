@@ -139,7 +139,10 @@ class Program:
         )
         # A tape around would look for the gradients of what runs in here.
         results = d_inputs, d_kernel, d_amax, seen.statistics
-        return tf.nest.map_structure(_stopped, results)
+        found: tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor | None] = (
+            tf.nest.map_structure(_stopped, results)
+        )
+        return found
 
     def factor_dtype(self, dtype: tf.DType) -> tf.DType:
         """Returns the dtype of factors, for results of a dtype.

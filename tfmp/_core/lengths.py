@@ -135,7 +135,8 @@ def rounded(rows: int, least: int = LEAST) -> int:
     if rows <= least:
         return least
     step = max(LEAST, 2 ** ((rows - 1).bit_length() - 1) // STEPS)
-    return -(-rows // step) * step
+    found: int = -(-rows // step) * step
+    return found
 
 
 def _padded(x: tf.Tensor, least: int) -> tuple[Any, tf.Tensor]:

@@ -74,7 +74,8 @@ def _beginning(variable: Any, fade: float) -> tuple[tf.Tensor, tf.Tensor]:
     begun = training_pass.of_graph("tfmp_passes")
     place = training_pass.place(variable)
     if place in begun:
-        return begun[place][1:]
+        result: tuple[tf.Tensor, tf.Tensor] = begun[place][1:]
+        return result
     state = tf.convert_to_tensor(variable)
     found = assumed(state, fade), state[TURN]
     begun[place] = (variable, *found)  # which keeps the id its own

@@ -96,7 +96,8 @@ def product_of(name: str, gradient_of: str = "") -> str:
     """
     written = PRODUCT.findall(name)
     if written:
-        return written[-1]
+        found: str = written[-1]
+        return found
     last = name.rpartition("/")[2]
     if gradient_of == "lhs" or "BackpropInput" in last:
         return "input_grad"

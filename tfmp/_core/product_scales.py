@@ -106,7 +106,10 @@ def backward(
         return known, observed
     assumed = _assumed(recipe, training, amax, observed)
     powers = _powers(recipe, assumed, roles)
-    return _together((_beside(known, powers, dtype), observed))
+    found: tuple[Scales, tf.Tensor] = _together(
+        (_beside(known, powers, dtype), observed)
+    )
+    return found
 
 
 def _beside(known: Scales, powers: dict[str, Power], dtype: tf.DType) -> Scales:

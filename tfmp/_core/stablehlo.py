@@ -198,7 +198,7 @@ def run(
 ) -> list[tf.Tensor]:
     """Runs a module whose results have these dtypes and shapes."""
     dtypes, shapes = zip(*results, strict=True)
-    return xla.call_module(
+    found: list[tf.Tensor] = xla.call_module(
         arguments,
         version=9,
         module=module,
@@ -207,6 +207,7 @@ def run(
         platforms=platforms,
         disabled_checks=["platform"],
     )
+    return found
 
 
 def _branch(lines: list[str], name: str, out: str) -> str:

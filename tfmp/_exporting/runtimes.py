@@ -104,7 +104,10 @@ def _run_onnx(
 ) -> list[np.ndarray]:
     module = _optional("onnxruntime")
     session = module.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return session.run(None, dict(zip(names, inputs, strict=True)))
+    found: list[np.ndarray] = session.run(
+        None, dict(zip(names, inputs, strict=True))
+    )
+    return found
 
 
 def _ordered(outputs: Mapping[str, Any], like: Any) -> list[np.ndarray]:

@@ -44,7 +44,8 @@ def signature(model: keras.Model, given: Any = None) -> list[Any]:
             strict=True,
         )
     ]
-    return keras.tree.pack_sequence_as(list(specs), flat)
+    found: list[Any] = keras.tree.pack_sequence_as(list(specs), flat)
+    return found
 
 
 def _wide(dtype: tf.DType, given: Any) -> tf.DType:

@@ -155,11 +155,15 @@ def _training(
         return _traced(step, (*kinds, specs), layers), missing
 
 
-def _numbered(layers: dict[str, keras.Layer]) -> Callable[..., Callable]:
+def _numbered(
+    layers: dict[str, keras.Layer],
+) -> Callable[..., Callable[..., Any]]:
     """Returns what wraps a layer's call in a scope with its number."""
     numbers = {path: number for number, path in enumerate(layers)}
 
-    def numbered(path: str, layer: keras.Layer, call: Callable) -> Callable:
+    def numbered(
+        path: str, layer: keras.Layer, call: Callable[..., Any]
+    ) -> Callable[..., Any]:
         @functools.wraps(call)
         def named(*args: Any, **kwargs: Any) -> Any:
             with op_names.layer(numbers[path]):

@@ -48,9 +48,10 @@ def for_accelerators(concrete: Any) -> Iterator[Any]:
         within: Any = tf.compat.v1.get_default_graph()
         captured = map(within.capture, concrete.captured_inputs)
         values = dict(zip(inputs, (*tensors, *captured), strict=True))
-        return tf.graph_util.import_graph_def(
+        found: list[tf.Tensor] = tf.graph_util.import_graph_def(
             graph, input_map=values, return_elements=outputs, name=""
         )
+        return found
 
     known: Any = context.context()
     for function in graph.library.function:

@@ -78,7 +78,7 @@ def simple_state(callback: Any) -> dict[str, Any]:
 
 def _names(callback: Any) -> tuple[str, ...]:
     for name, kept in KEPT.items():
-        kind: Callable | None = getattr(keras.callbacks, name, None)
+        kind: Callable[..., Any] | None = getattr(keras.callbacks, name, None)
         if isinstance(kind, type) and isinstance(callback, kind):
             return kept
     return ()

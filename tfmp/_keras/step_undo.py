@@ -45,4 +45,5 @@ def _of_graph(new: bool = False) -> Notes:
     graph: Any = tf.compat.v1.get_default_graph()
     if new or not hasattr(graph, "tfmp_notes"):
         graph.tfmp_notes = Notes()
-    return graph.tfmp_notes
+    found: Notes = graph.tfmp_notes
+    return found

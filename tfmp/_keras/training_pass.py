@@ -47,7 +47,7 @@ def train_loss(
 @contextlib.contextmanager
 def around_calls(
     layers: dict[str, keras.Layer],
-    wrap: Callable[[str, keras.Layer, Callable], Callable],
+    wrap: Callable[[str, keras.Layer, Callable[..., Any]], Callable[..., Any]],
 ) -> Iterator[None]:
     """Replaces what each layer computes by `wrap(its key, layer, that)`."""
     with contextlib.ExitStack() as stack:
@@ -121,7 +121,8 @@ def of_graph(name: str) -> dict[Any, Any]:
     graph: Any = tf.compat.v1.get_default_graph()
     if not hasattr(graph, name):
         setattr(graph, name, {})
-    return getattr(graph, name)
+    found: dict[Any, Any] = getattr(graph, name)
+    return found
 
 
 def place(variable: keras.Variable) -> int:

@@ -57,7 +57,7 @@ class MeasuredStep:
     def __init__(self, model: keras.Model, elements: int | None) -> None:
         self._model = model
         self.inner: Any = model.train_function
-        self._functions: dict[tuple[MeasuredStep, ...], Callable] = {}
+        self._functions: dict[tuple[MeasuredStep, ...], Callable[..., Any]] = {}
         self._armed = self.has_run = False
         self._operators = operators(model)
         with model.distribute_strategy.scope():
@@ -143,11 +143,12 @@ class MeasuredStep:
             each._armed, each.has_run = False, True
         return results
 
-    def _another_function(self) -> Callable:
+    def _another_function(self) -> Callable[..., Any]:
         there = self._model.train_function
         self._model.make_train_function(force=True)
         another, self._model.train_function = self._model.train_function, there
-        return another
+        found: Callable[..., Any] = another
+        return found
 
     @contextlib.contextmanager
     def _probing(self) -> Iterator[None]:

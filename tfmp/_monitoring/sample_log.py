@@ -97,7 +97,8 @@ class Sample(NamedTuple):
         ]
         if self.changes:
             values.append(_text(CHANGES, sentences(self.changes)))
-        return tf.compat.v1.Summary(value=values).SerializeToString()
+        found: bytes = tf.compat.v1.Summary(value=values).SerializeToString()
+        return found
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float | None]:

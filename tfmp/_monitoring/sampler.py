@@ -45,7 +45,8 @@ class Sampler:
     @property
     def traces(self) -> int:
         """How many times the reading was traced in this `fit`."""
-        return self._function.experimental_get_tracing_count()
+        found: int = self._function.experimental_get_tracing_count()
+        return found
 
     def start(self) -> bool:
         """Looks at the model anew, once a `fit`.
@@ -54,7 +55,8 @@ class Sampler:
             Whether a layer of it has FP8 state.
         """
         self._state, self._function = StateReader(self.model), None
-        return self._state.has_float8
+        found: bool = self._state.has_float8
+        return found
 
     def arm(self) -> None:
         """Has the next execution measured."""

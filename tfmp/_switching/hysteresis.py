@@ -131,7 +131,8 @@ class Rung:
 
     def wait(self, rule: Rule) -> int:
         """Returns how many calm observations it takes to come down."""
-        return rule.quiet * 2 ** max(0, self.ups - 1)
+        found: int = rule.quiet * 2 ** max(0, self.ups - 1)
+        return found
 
     def can_go_up(self, rule: Rule) -> bool:
         """Whether there is a precision above, and a change left."""

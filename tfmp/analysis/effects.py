@@ -184,7 +184,8 @@ class Sensitivity:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as JSON-serialisable values."""
-        return _plain(dataclasses.asdict(self))
+        found: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return found
 
     def to_json(self) -> str:
         """Returns everything as JSON, that `from_json` reads."""

@@ -64,7 +64,9 @@ class _Looker:
         self._busy = False
         self._changes: dict[Key, tf.Tensor] = {}
 
-    def wrap(self, path: str, layer: keras.Layer, call: Any) -> Callable:
+    def wrap(
+        self, path: str, layer: keras.Layer, call: Any
+    ) -> Callable[..., Any]:
         """Returns a `call` that looks, and gives what the layer gives."""
         tries = self._watched[path]
 
@@ -78,7 +80,7 @@ class _Looker:
             tensors = first_tensors([outputs])
 
             @custom_gradients.custom_gradient
-            def look(*given: tf.Tensor) -> tuple[Any, Callable]:
+            def look(*given: tf.Tensor) -> tuple[Any, Callable[..., Any]]:
                 def grad(*upstream: tf.Tensor) -> Any:
                     self._look(tries, args, kwargs, upstream)
                     return upstream
@@ -141,7 +143,7 @@ def _run(
     kwargs: Any,
     upstream: Any,
     tally: Tally | None = None,
-) -> tuple[list, list, list]:
+) -> tuple[list[Any], list[Any], list[Any]]:
     """Returns outputs, and the gradients of inputs and of weights."""
     inputs, layer = first_tensors([args, kwargs]), subject.layer
     variables = weights(layer)

@@ -98,7 +98,7 @@ def call_lowered(
 def _straight_through(x: Any, low: Callable[[Any], Any]) -> tf.Tensor:
     # Not x + (low(x) - x), which rounds again.
     @custom_gradients.custom_gradient
-    def round_to(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    def round_to(x: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
         return low(x), lambda upstream: upstream
 
     return round_to(x)
@@ -106,7 +106,7 @@ def _straight_through(x: Any, low: Callable[[Any], Any]) -> tf.Tensor:
 
 def _with_gradient(x: Any, low: Callable[[Any], Any]) -> tf.Tensor:
     @custom_gradients.custom_gradient
-    def keep(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    def keep(x: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
         return tf.identity(x), low
 
     return keep(x)

@@ -49,7 +49,9 @@ def _lowered_pass(
     def seen(exact: tf.Tensor, low: tf.Tensor) -> None:
         tally.add_pair(variant.key, "tensor", [exact], [low])
 
-    def wrap(path: str, layer: Any, call: Callable) -> Callable:
+    def wrap(
+        path: str, layer: Any, call: Callable[..., Any]
+    ) -> Callable[..., Any]:
         @functools.wraps(call)
         def lowered(*args: Any, **kwargs: Any) -> Any:
             nonlocal inside

@@ -98,7 +98,8 @@ def find(
 def _can_change(layer: keras.Layer) -> bool:
     if getattr(layer, "quantization_mode", None) is not None:
         return False
-    return keras.backend.is_float_dtype(layer.compute_dtype)
+    found: bool = keras.backend.is_float_dtype(layer.compute_dtype)
+    return found
 
 
 def _shapes(

@@ -57,7 +57,8 @@ class Tally:
     def error(self, key: Key, name: str) -> float:
         """Returns `norm(low - exact) / norm(exact)`; NaN without any."""
         signal, _, _, noise = self._pairs.get((key, name), np.zeros(4))
-        return _ratio(noise, signal) ** 0.5
+        found: float = _ratio(noise, signal) ** 0.5
+        return found
 
     def cosine(self, key: Key, name: str) -> float:
         """Returns the cosine between exact and low; NaN without any."""
@@ -103,4 +104,5 @@ def _sums(exact: Sequence[Any], low: Sequence[Any]) -> np.ndarray:
         a, b = (tf.cast(tf.convert_to_tensor(x), tf.float64) for x in (a, b))
         each = (a * a, b * b, a * b, tf.square(b - a))
         total += tf.stack([tf.reduce_sum(x) for x in each])
-    return total.numpy()
+    found: np.ndarray = total.numpy()
+    return found

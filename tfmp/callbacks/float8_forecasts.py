@@ -54,7 +54,9 @@ class ShadowedStep(MeasuredStep):
             with training_pass.around_calls(layers, self._watched):
                 yield
 
-    def _watched(self, name: str, layer: Any, call: Callable) -> Callable:
+    def _watched(
+        self, name: str, layer: Any, call: Callable[..., Any]
+    ) -> Callable[..., Any]:
         recipe, probe = self._shadows[name].recipe, self._probes[name]
 
         @functools.wraps(call)
@@ -117,12 +119,12 @@ def _look(
 
 
 def _seen_back(
-    recipe: recipes.Recipe, probe: probes.Probe, take: Callable
+    recipe: recipes.Recipe, probe: probes.Probe, take: Callable[..., Any]
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns an identity that looks at the gradient on its way back."""
 
     @custom_gradients.custom_gradient
-    def identity(y: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    def identity(y: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
         def back(dy: tf.Tensor) -> tf.Tensor:
             _look(probe, recipe, "grads", dy, take)
             return dy
@@ -133,7 +135,9 @@ def _seen_back(
 
 
 @contextlib.contextmanager
-def _before_activation(layer: Any, function: Callable) -> Iterator[None]:
+def _before_activation(
+    layer: Any, function: Callable[..., Any]
+) -> Iterator[None]:
     """Has a layer apply a function to what goes into its activation."""
     activation = layer.activation
     after = keras.activations.linear if activation is None else activation

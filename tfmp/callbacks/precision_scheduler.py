@@ -97,7 +97,7 @@ class PrecisionScheduler(keras.callbacks.Callback, Kept):
         most = checks.integer("programs", programs, 0)
         self._programs = KeptPrograms(most)
         self.unit = checks.choice("unit", unit, UNITS)
-        self._function: Callable | None = None
+        self._function: Callable[..., Any] | None = None
         self._entries: list[tuple[int, Conversion]] = []
         if callable(schedule) and not isinstance(schedule, Mapping):
             self._function = schedule

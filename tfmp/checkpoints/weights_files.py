@@ -110,7 +110,8 @@ def load_weights(
             optimizer.build(model.trainable_variables)
         _load(model, file, checked)
         _load_unsaved(model, head, checked)
-    return head["notes"]
+    found: dict[str, Any] = head["notes"]
+    return found
 
 
 def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -135,7 +136,8 @@ def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     checked = _checked(path, SUFFIXES)
     with open(checked, "rb") as file:
-        return _head(file, checked)["notes"]
+        found: dict[str, Any] = _head(file, checked)["notes"]
+        return found
 
 
 def _checked(path: Any, suffixes: Sequence[str]) -> pathlib.Path:
@@ -145,7 +147,8 @@ def _checked(path: Any, suffixes: Sequence[str]) -> pathlib.Path:
         raise ValueError(
             f"`path` must end in {allowed}. Received: {str(path)!r}"
         )
-    return path
+    found: pathlib.Path = path
+    return found
 
 
 def _check_built(model: keras.Model) -> None:

@@ -232,7 +232,8 @@ def _above(every: dict[str, keras.Layer], path: str) -> list[keras.Layer]:
 
 def _code_of(cls: Any) -> str:
     """Returns the package that a class's `call` is from."""
-    return cls.call.__module__.partition(".")[0]
+    found: str = cls.call.__module__.partition(".")[0]
+    return found
 
 
 def _cells(row: Row, total: int) -> tuple[str, ...]:

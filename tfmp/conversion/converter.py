@@ -221,7 +221,9 @@ def _checked_overrides(overrides: Mapping[type, str]) -> Mapping[type, str]:
     return overrides
 
 
-def _skipping(chosen: Choice, model: keras.Layer, skip: tuple) -> Choice:
+def _skipping(
+    chosen: Choice, model: keras.Layer, skip: tuple[Any, ...]
+) -> Choice:
     """Leaves out the first or the last of the layers that can run in FP8."""
     able = [x for x in flatten(model).values() if default_of(x) is PRODUCT]
     ends = {ENDS[0]: able[:1], ENDS[1]: able[-1:]}

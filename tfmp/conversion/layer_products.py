@@ -130,7 +130,9 @@ def products_of(
     return _by_formula(layer, shapes, sizes)
 
 
-def _by_formula(layer: keras.Layer, shapes: list, sizes: Sizes) -> list:
+def _by_formula(
+    layer: keras.Layer, shapes: list[Any], sizes: Sizes
+) -> list[Any]:
     """Returns what the formula of a layer's class says; [] if it fails.
 
     Shapes may be made up, and a subclass may have anything as attributes.
@@ -178,7 +180,7 @@ def build_shapes(layer: keras.Layer) -> list[tuple[int | None, ...]]:
     ]
 
 
-def _after_attention(layer: Any, attention: keras.Layer) -> list:
+def _after_attention(layer: Any, attention: keras.Layer) -> list[Any]:
     """Keras builds this layer with an open length; it is the query's."""
     if "build" in classes.overridden(stock_class(attention)):
         return []
@@ -244,7 +246,7 @@ def _transposed(layer: Any, shape: Shape) -> list[Product]:
     return [Product(before, channels, columns)]
 
 
-def _attention(layer: Any, query: Shape, value: Shape, *_: Shape) -> list:
+def _attention(layer: Any, query: Shape, value: Shape, *_: Shape) -> list[Any]:
     """Scores `[rows, depth] @ [depth, columns]`, then values."""
     grouped = isinstance(layer, layers.GroupQueryAttention)
     heads = layer.num_query_heads if grouped else layer.num_heads

@@ -269,4 +269,5 @@ def _has_precision(layer: keras.Layer) -> bool:
         return False
     if getattr(layer, "quantization_mode", None) is not None:
         return False
-    return keras.backend.is_float_dtype(layer.compute_dtype)
+    found: bool = keras.backend.is_float_dtype(layer.compute_dtype)
+    return found

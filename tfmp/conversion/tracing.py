@@ -186,7 +186,9 @@ class _Recorder:
             )
         return found
 
-    def _noting(self, path: str, layer: keras.Layer, call: Callable) -> Any:
+    def _noting(
+        self, path: str, layer: keras.Layer, call: Callable[..., Any]
+    ) -> Any:
         parameters = inspect.signature(call)
         run = call
         if isinstance(layer, keras.layers.TimeDistributed):
@@ -204,7 +206,7 @@ class _Recorder:
 
         return noted
 
-    def _begin(self, layer: keras.Layer, shapes: tuple) -> _Frame:
+    def _begin(self, layer: keras.Layer, shapes: tuple[Any, ...]) -> _Frame:
         graph: Any = tf.compat.v1.get_default_graph()
         above = self._open[-1:]
         repeats = _repeats(above[0], graph) if above else 1
@@ -231,7 +233,7 @@ def _repeats(frame: _Frame, graph: tf.Graph) -> int:
     return frame.repeats * (frame.shapes[0][1] or 1)
 
 
-def _first_step(call: Callable, inputs: Any, **kwargs: Any) -> Any:
+def _first_step(call: Callable[..., Any], inputs: Any, **kwargs: Any) -> Any:
     """Calls `keras.layers.TimeDistributed`, which is a loop, on one step."""
     if kwargs.get("mask") is not None:
         kwargs["mask"] = kwargs["mask"][:, :1]

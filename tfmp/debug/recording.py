@@ -69,7 +69,9 @@ class Recorder:
             finally:
                 self._recording = False
 
-    def _watched(self, path: str, layer: keras.Layer, call: Any) -> Callable:
+    def _watched(
+        self, path: str, layer: keras.Layer, call: Any
+    ) -> Callable[..., Any]:
         @functools.wraps(call)
         def watched(*args: Any, **kwargs: Any) -> Any:
             # A gradient may compute a layer again (`tf.recompute_grad`).

@@ -148,7 +148,8 @@ class Format:
         """The bits of the largest finite value."""
         codes: int = 2 ** (self.exponent_bits + self.mantissa_bits)
         taken = {"ieee": 2**self.mantissa_bits, "fn": 1}
-        return codes - 1 - taken.get(self.specials, 0)
+        found: int = codes - 1 - taken.get(self.specials, 0)
+        return found
 
     @property
     def max_exponent(self) -> int:
@@ -220,6 +221,7 @@ class Format:
             return math.inf if infinite else math.nan
         exponent, mantissa = divmod(code, 2**self.mantissa_bits)
         if exponent == 0 and self.has_zero:
-            return mantissa * self.min_subnormal
+            found: float = mantissa * self.min_subnormal
+            return found
         fraction = 1 + mantissa * self.epsilon
         return float(2.0 ** (exponent - self.bias) * fraction)

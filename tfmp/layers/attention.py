@@ -102,9 +102,10 @@ class Float8Attention(Policied, Measured, Base):
         """
         recipe = self.recipe
         if recipe is None or self._flash_attention:
-            return super()._compute_attention(
+            found: tuple[Any, Any] = super()._compute_attention(
                 query, key, value, attention_mask, training, *args, **kwargs
             )
+            return found
         if kwargs.get("use_causal_mask"):
             causal = self._compute_causal_mask(query, value)
             attention_mask = _both_allow(attention_mask, causal)

@@ -39,7 +39,8 @@ def combined(*bases: Any) -> type:
     It is the same while a layer is of it, and kept no longer.
     """
     if all(issubclass(bases[0], base) for base in bases):
-        return bases[0]
+        result: type = bases[0]
+        return result
     if (found := _COMBINED.get(bases)) is not None:
         return found
     names = ("__module__", "__qualname__", "__doc__")

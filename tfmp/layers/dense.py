@@ -67,4 +67,5 @@ class EinsumDense(Float8Contraction, keras.layers.EinsumDense):
     @property
     def contraction_equation(self) -> str:
         """The layer's own equation."""
-        return self.equation
+        found: str = self.equation
+        return found

@@ -77,7 +77,8 @@ class Float8State(keras.layers.Layer):
         While the layer is not in FP8, as it was before: state that waits is
         saved, and comes back, as if it had not.
         """
-        return (self._window - 1) / (self._window + 1)
+        found: float = (self._window - 1) / (self._window + 1)
+        return found
 
     @property
     def amax(self) -> tf.Tensor:

@@ -42,7 +42,7 @@ def attention_weights(
     over = list(range(-axes, 0))
 
     @custom_gradients.custom_gradient
-    def run(logits: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    def run(logits: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
         wide = tf.cast(logits, tf.float32) * factor
         if allowed is not None:
             wide = tf.where(allowed, wide, wide.dtype.min)

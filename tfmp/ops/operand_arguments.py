@@ -48,10 +48,11 @@ def recipe(recipe: Any, amax: Any) -> recipes.Recipe:
             "`amax` must be given for a recipe with delayed scaling: a float32 "
             f"tensor of shape [3]. Received: amax=None, recipe={recipe!r}"
         )
-    return recipe
+    found: recipes.Recipe = recipe
+    return found
 
 
-def amax(amax: Any) -> tuple[tf.Tensor, Callable | None]:
+def amax(amax: Any) -> tuple[tf.Tensor, Callable[..., Any] | None]:
     """Returns the argument `amax` as a float32 tensor of shape `[3]`.
 
     Beside it, what takes in the observed amax, if a layer's state is given.
@@ -90,4 +91,5 @@ def probe(probe: Any, recipe: recipes.Recipe) -> probes.Probe | None:
             "`probe` must be None for a recipe that emulates. "
             f"Received: probe={probe!r}, recipe={recipe!r}"
         )
-    return probe
+    found: probes.Probe | None = probe
+    return found

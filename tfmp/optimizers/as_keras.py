@@ -17,7 +17,10 @@ class AsKeras(keras.mixed_precision.LossScaleOptimizer):
 
         Keras' callbacks read and change the learning rate of each.
         """
-        return self.inner_optimizer.optimizers
+        found: list[keras.optimizers.Optimizer] = (
+            self.inner_optimizer.optimizers
+        )
+        return found
 
     @classmethod
     def from_config(

@@ -196,7 +196,8 @@ class LossScaleOptimizer(AsKeras, MovingScale):
         """
         pairs = self._amax and saved_state.pairs(self, store, self._amax.fit)
         if pairs is None:  # Keras says why it loads nothing
-            return super().load_own_variables(store)
+            super().load_own_variables(store)
+            return
         for variable, value in pairs:
             variable.assign(value)
 

@@ -93,7 +93,8 @@ def _as_tensor(gradient: Any, variable: Any) -> Any:
 
 
 def _path(variable: Any) -> str:
-    return getattr(variable, "path", variable.name)
+    found: str = getattr(variable, "path", variable.name)
+    return found
 
 
 def of_keras(kwargs: dict[str, Any], growth_steps: Any) -> Any:

@@ -84,7 +84,8 @@ class Policy(keras.DTypePolicy):
         if name == "mixed_float8":
             return "bfloat16", "float32"
         try:
-            return super()._parse_name(name)
+            found: tuple[str, str] = super()._parse_name(name)
+            return found
         except (TypeError, ValueError) as error:
             raise type(error)(
                 f"`name` must be one of {NAMES}, or a dtype. Keras says: "
@@ -107,7 +108,8 @@ class Policy(keras.DTypePolicy):
         frame = inspect.currentframe()
         caller = frame and frame.f_back
         if policy_callers.rebuilds(caller):
-            return keras.dtype_policies.serialize(self)
+            found: str = keras.dtype_policies.serialize(self)
+            return found
         if policy_callers.quantizes(caller):
             return policy_callers.keras_name(self)
         return self._own_name
@@ -115,7 +117,8 @@ class Policy(keras.DTypePolicy):
     @property
     def recipe(self) -> recipes.Recipe | None:
         """The recipe of `mixed_float8`; None for every other policy."""
-        return self._recipe
+        found: recipes.Recipe | None = self._recipe
+        return found
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as JSON-serialisable values."""

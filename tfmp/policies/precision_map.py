@@ -102,7 +102,8 @@ class PrecisionMap(keras.dtype_policies.DTypePolicyMap):
                 return path
         for key in self:
             if any(_holds(key, path) for path in paths):
-                return key
+                found: str | None = key
+                return found
         return None
 
     def unmatched(self, paths: Collection[str]) -> list[str]:
