@@ -19,7 +19,7 @@ import pytest
 from keras import dtype_policies, layers
 
 import tfmp
-from tfmp import Policy, policies, recipes
+from tfmp import Policy, hardware, policies, recipes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -147,7 +147,7 @@ def test_a_recipe_by_name_value_or_config(recipe):
         ((keras.DTypePolicy("float32"),), TypeError, "name"),
         (("float24",), ValueError, "name"),
         (("",), ValueError, "name"),
-        (("Mixed_float8",), ValueError, "name"),
+        (("mixed-float8",), ValueError, "name"),
         (("float8_from_mixed_bfloat16",), ValueError, "name"),
         (("float32", "delayed"), ValueError, "recipe"),
         (("mixed_bfloat16", recipes.CurrentScaling()), ValueError, "recipe"),
@@ -734,3 +734,37 @@ def test_a_new_process_needs_only_tfmp(tmp_path):
         for layer in model._flatten_layers()
     ]
     assert json.loads(loaded.stdout) == through_json(expected)
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("fp32", "float32"),
+        ("FP16", "mixed_float16"),
+        ("bf16", "mixed_bfloat16"),
+        ("Fp8", "mixed_float8"),
+        ("MIXED_FP16", "mixed_float16"),
+        ("Mixed_BFloat16", "mixed_bfloat16"),
+        ("BFloat16", "bfloat16"),
+    ],
+)
+def test_names_as_people_write_them(written, name):
+    """Wherever a policy's name is taken."""
+    assert policies.Policy(written) == policies.Policy(name)
+    assert policies.get(written) == policies.Policy(name)
+    assert tfmp.layers.Dense(1, dtype=written).dtype_policy.name == name
+    assert tfmp.PrecisionMap({"a": written})["a"].name == name
+    with tfmp.policy_scope(written) as policy:
+        assert policy.name == name
+    with policies.policy_scope("float32"):
+        machine = hardware.Hardware((hardware.Device("cpu", "x86_64"),))
+        found = tfmp.configure(written, hardware=machine)
+        assert found.policy.name == name
+    model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
+    tfmp.convert(model, written, filter="all")
+    assert model.layers[0].dtype_policy.name == name
+
+
+def test_a_name_that_is_none_is_told_as_it_was_written():
+    with pytest.raises(ValueError, match="'FP9'"):
+        policies.Policy("FP9")

@@ -9,17 +9,9 @@ from typing import Any
 from tfmp import cost_model, recipes
 from tfmp._command_line import model_files, quiet_import
 from tfmp._command_line.outcome import Command, Outcome
+from tfmp._support.policy_names import NAMES, full_name
 
 USUAL = "mixed_float8"
-# Those of `tfmp.policies`, which imports Keras.
-POLICIES = (
-    "float32",
-    "float16",
-    "bfloat16",
-    "mixed_float16",
-    "mixed_bfloat16",
-    "mixed_float8",
-)
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,9 +28,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _policy_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy",
-        choices=POLICIES,
+        type=full_name,
+        choices=NAMES,
         metavar="NAME",
-        help=f"dtype policy ({USUAL}): {', '.join(POLICIES)}",
+        help=f"dtype policy ({USUAL}): {', '.join(NAMES)}",
     )
     parser.add_argument(
         "--recipe",

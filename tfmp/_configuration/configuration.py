@@ -134,6 +134,8 @@ def _asked_policy(
             "`recipe` must be None when `policy` is a dtype policy, which "
             f"carries its own. Received: policy={policy!r}, recipe={recipe!r}"
         )
+    if isinstance(policy, str):
+        policy = policies.full_name(policy)
     name = checks.choice("policy", policy, ("auto", *policies.NAMES))
     return None if name == "auto" else policies.Policy(name, recipe)
 

@@ -1,7 +1,7 @@
 """Which layer gets which precision: a policy, or one for each path."""
 
+from tfmp._support.policy_names import NAMES, full_name
 from tfmp.policies.policy import (
-    NAMES,
     Policy,
     checked,
     get,
@@ -20,6 +20,7 @@ __all__ = [
     "Policy",
     "PrecisionMap",
     "checked",
+    "full_name",
     "get",
     "global_policy",
     "in_projections",

@@ -12,16 +12,7 @@ import keras
 from tfmp import recipes
 from tfmp._keras import first_use, policy_callers
 from tfmp._support import checks
-
-NAMES = (
-    "float32",
-    "float16",
-    "bfloat16",
-    "mixed_float16",
-    "mixed_bfloat16",
-    "mixed_float8",
-)
-
+from tfmp._support.policy_names import NAMES, full_name
 
 SAID = f"one of {NAMES}, or a dtype ('name' must be a string)"
 
@@ -45,6 +36,9 @@ class Policy(keras.DTypePolicy):
 
     Without a recipe it equals Keras' policy of the same name.
 
+    Names may be in capitals, and short: `fp32` is `float32`; `fp16`, `bf16` and
+    `fp8` are the mixed ones, as in other libraries.
+
     Args:
         name: one of the names above, or any other dtype, as in Keras; by
             default that of the global policy, with its recipe.
@@ -58,6 +52,8 @@ class Policy(keras.DTypePolicy):
 
     >>> Policy("mixed_float8", recipe="current")
     <Policy "mixed_float8", recipe=CurrentScaling()>
+    >>> Policy("BF16")
+    <Policy "mixed_bfloat16">
     """
 
     def __init__(self, name: str | None = None, recipe: Any = None) -> None:
@@ -65,7 +61,7 @@ class Policy(keras.DTypePolicy):
             policy = global_policy()
             name = policy.name
             recipe = recipe_of(policy) if recipe is None else recipe
-        checks.instance("name", name, str, SAID)
+        name = full_name(checks.instance("name", name, str, SAID))
         self._parse_name(name)
         if name != "mixed_float8" and recipe is not None:
             raise ValueError(
@@ -160,7 +156,7 @@ def get(dtype: Any) -> keras.DTypePolicy:
     >>> get("mixed_float8").recipe
     DelayedScaling()
     """
-    if isinstance(dtype, str) and dtype in NAMES:
+    if isinstance(dtype, str) and full_name(dtype) in NAMES:
         return Policy(dtype)
     try:
         return keras.dtype_policies.get(dtype)
@@ -256,4 +252,6 @@ def checked(policy: Any) -> keras.DTypePolicy:
     """Returns a policy as it is, or that of a name of `NAMES`."""
     if isinstance(policy, keras.DTypePolicy):
         return policy
+    if isinstance(policy, str):
+        policy = full_name(policy)
     return Policy(checks.choice("policy", policy, NAMES))

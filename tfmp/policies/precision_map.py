@@ -13,7 +13,8 @@ import keras
 from tfmp import recipes
 from tfmp._keras import internals, policy_callers
 from tfmp._support import checks, plain_values
-from tfmp.policies.policy import NAMES, Policy, get, global_policy, recipe_of
+from tfmp._support.policy_names import NAMES
+from tfmp.policies.policy import Policy, get, global_policy, recipe_of
 
 KEYS = ("default", "policies")
 FORMS = (
