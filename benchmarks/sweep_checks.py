@@ -279,7 +279,7 @@ def blame(do: Callable[[Way], Any], way: Way) -> str:
     return "tfmp"
 
 
-def convert(model: keras.Model, precision: str) -> tfmp.Report:
+def convert(model: keras.Model, precision: str) -> tfmp.ConversionReport:
     """Converts all that can be, at the lengths of the sweep's inputs."""
     policy = f"mixed_{precision}"
     return tfmp.convert(model, policy, filter="all", length=TOKENS)

@@ -110,7 +110,7 @@ def tokens(model: keras.Model) -> int:
     return int(np.prod(model.input_shape[1:3] // patch)) + 1
 
 
-def convert(model: keras.Model, policy: str) -> tfmp.Report:
+def convert(model: keras.Model, policy: str) -> tfmp.ConversionReport:
     """Converts all of the model: to FP8 by the flags, or to bfloat16."""
     if policy != "mixed_float8":
         return tfmp.convert(model, policy)

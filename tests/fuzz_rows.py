@@ -91,7 +91,7 @@ def scope(policy: Any, convert: Any = False) -> None:
 
 def report(**given: Any) -> str:
     """Looks at all of a model's report."""
-    found = tfmp.Report(**given)
+    found = tfmp.ConversionReport(**given)
     return f"{found} {found.to_dict()}"
 
 

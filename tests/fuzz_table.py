@@ -226,7 +226,7 @@ POLICIES = {
     ),
 }
 MODELS = {
-    "Report": made(
+    "ConversionReport": made(
         report, lambda: {"model": trained()["model"], **REPORTED}, TRACES
     ),
     "convert": made(tfmp.convert, lambda: {"model": model()}, TRACES),
@@ -500,6 +500,7 @@ REQUIRED: dict[str, tuple[dict[str, Any], int]] = {
     ),
     "BatchNormalization": ({}, 2),
 }
+REQUIRED["GroupQueryAttention"] = REQUIRED["GroupedQueryAttention"]
 
 
 def layer_rows(name: str) -> dict[str, Entry]:

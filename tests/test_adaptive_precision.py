@@ -130,7 +130,7 @@ def test_a_layer_goes_up_in_trouble_and_comes_down_after_it(planted):
     up, down = (change.reason for change in adaptive.changes)
     assert up.startswith("93.8% of inputs underflow to zero, more than 25.0%")
     assert down == "within the bounds of FP8 for 3 observations"
-    [row, _] = tfmp.Report(model).rows
+    [row, _] = tfmp.ConversionReport(model).rows
     assert row.precision == "float8" and row.reason == down
 
 

@@ -30,7 +30,8 @@ def kinds(model):
 def policies_of(model):
     """Returns the policies of all layers with products or weights."""
     return [
-        (row.type, row.precision, row.recipe) for row in tfmp.Report(model).rows
+        (row.type, row.precision, row.recipe)
+        for row in tfmp.ConversionReport(model).rows
     ]
 
 
@@ -356,7 +357,7 @@ def run(name):
     model = keras.models.load_model(f"{name}.keras")
     y = np.float32(model(np.load("x.npy")))
     np.testing.assert_array_equal(y, np.load(f"{name}.npy"))
-    share = tfmp.Report(model).float8_share
+    share = tfmp.ConversionReport(model).float8_share
     print(sum("/float8/" in v.path for v in model.variables), share)
 
 run("functional")  # All of its layers are Keras' own.

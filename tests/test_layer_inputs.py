@@ -152,7 +152,7 @@ def test_sparse_inputs_train_as_dense_ones_do(how):
             data, y, batch_size=64, epochs=20, shuffle=False, verbose=0
         )
         losses[sparse] = history.history["loss"]
-        reports[sparse] = tfmp.Report(model)
+        reports[sparse] = tfmp.ConversionReport(model)
     assert losses[True][-1] < 0.9 * losses[True][0]
     np.testing.assert_allclose(losses[True], losses[False], rtol=0.1)
     first, head = reports[True].rows

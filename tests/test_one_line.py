@@ -64,7 +64,7 @@ def one_step(model):
 
 
 def precisions(model):
-    return [row.precision for row in tfmp.Report(model).rows]
+    return [row.precision for row in tfmp.ConversionReport(model).rows]
 
 
 def test_configure_alone_warns_once_and_names_the_line():

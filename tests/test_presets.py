@@ -55,10 +55,13 @@ each_model = pytest.mark.parametrize(
 def test_what_is_written_loads(make, base, part, tmp_path):
     model = make()
     tfmp.convert(part(model), filter="all")
-    before, kind = tfmp.Report(model).float8_products, type(part(model))
+    before, kind = (
+        tfmp.ConversionReport(model).float8_products,
+        type(part(model)),
+    )
     model.save_to_preset(tmp_path / "preset")
     assert type(part(model)) is kind
-    assert tfmp.Report(model).float8_products == before > 0
+    assert tfmp.ConversionReport(model).float8_products == before > 0
 
     loaded = base.from_preset(str(tmp_path / "preset"))
     assert type(loaded) is type(make())

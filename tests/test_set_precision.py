@@ -26,7 +26,7 @@ def fit(model, **options):
 
 
 def precisions(model):
-    rows = tfmp.Report(model).rows
+    rows = tfmp.ConversionReport(model).rows
     return {row.path.rpartition("/")[2]: row.precision for row in rows}
 
 

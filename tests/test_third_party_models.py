@@ -259,7 +259,7 @@ def test_it_trains_and_is_saved(name, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(call(loaded, x), call(model, x))
-    again = tfmp.Report(loaded, sizes=report.sizes)
+    again = tfmp.ConversionReport(loaded, sizes=report.sizes)
     assert kinds(again) == kinds(report)
     weights = kernels(model)
     for each in (model, loaded):
@@ -275,7 +275,7 @@ def test_what_builds_its_layers_itself():
     assert convert("unbuilt", model).rows == []
     losses = fit(model, x, y)
     assert losses[-1] < losses[0]
-    report = tfmp.Report(model)
+    report = tfmp.ConversionReport(model)
     assert len(contractions(model)) == 13
     low = [row.path for row in report.rows if row.precision == "float8"]
     assert len(low) == 13

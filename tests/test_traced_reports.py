@@ -120,7 +120,7 @@ def test_attention_that_is_called_otherwise(options):
     # Of the layer alone, which is not in a model.
     alone = OneInput(2, 8)
     alone.build((2, 6, 16))
-    assert products(tfmp.Report(alone))["query"] == ("12 x 16 x 16",)
+    assert products(tfmp.ConversionReport(alone))["query"] == ("12 x 16 x 16",)
     assert subjects.find(model, Sizes(2, 6))
 
 
@@ -168,7 +168,7 @@ def test_what_functional_models_multiply_themselves():
     x = keras.Input((8, 16))
     y = ops.matmul(layers.Dense(16)(x), ops.transpose(x, (0, 2, 1)))
     model = keras.Model(x, y, name="net")
-    report = tfmp.Report(model, sizes=Sizes(2))
+    report = tfmp.ConversionReport(model, sizes=Sizes(2))
     assert products(report)["net"] == ("2 of 8 x 16 x 8",)
 
 
@@ -182,7 +182,7 @@ def test_loops():
     )
     rows = {
         row.path.split("/")[-1]: row
-        for row in tfmp.Report(model, sizes=Sizes(2)).rows
+        for row in tfmp.ConversionReport(model, sizes=Sizes(2)).rows
     }
     assert (rows["each"].products, rows["each"].calls) == (("2 x 16 x 8",), 6)
     assert rows["cell"].products == ("2 x 8 x 16", "2 x 4 x 16")
@@ -195,7 +195,7 @@ def test_calls_of_different_lengths():
     dense = layers.Dense(8)
     x, y = keras.Input((4, 16)), keras.Input((6, 16))
     model = keras.Model([x, y], [dense(x), dense(y), dense(y)])
-    (row,) = tfmp.Report(model, sizes=Sizes(2)).rows
+    (row,) = tfmp.ConversionReport(model, sizes=Sizes(2)).rows
     assert sorted(row.products) == ["12 x 16 x 8"] * 2 + ["8 x 16 x 8"]
     assert (row.calls, row.flops) == (1, 2 * 32 * 16 * 8)
 
@@ -231,7 +231,7 @@ def test_where_no_call_is_possible():
     assert "only four will do" in text and "may be made up" in text
     assert report.not_counted == "the code of Breaks"
     four = np.ones((2, 4, 16), "float32")
-    report = tfmp.Report(model, inputs=four)
+    report = tfmp.ConversionReport(model, inputs=four)
     assert products(report)["dense"] == ("8 x 16 x 8",)
     assert report.not_counted == ""
 
@@ -245,7 +245,7 @@ def test_what_has_functions_of_its_own_is_not_called():
         def call(self, x):
             return super().call(x)
 
-    report = tfmp.Report(model_of(Own(8)))
+    report = tfmp.ConversionReport(model_of(Own(8)))
     assert "tf.function" in text_of(report)
 
 
@@ -282,10 +282,10 @@ def test_a_layer_is_never_built_by_a_report():
 
     layer = Lazy()
     layer.built = True
-    report = tfmp.Report(model_of(layers.Dense(16), shape=(4, 16)))
+    report = tfmp.ConversionReport(model_of(layers.Dense(16), shape=(4, 16)))
     assert report.rows
-    alone = tfmp.Report(layer)
+    alone = tfmp.ConversionReport(layer)
     assert "does not say what it takes" in text_of(alone)
-    given = tfmp.Report(layer, inputs=np.ones((2, 16), "float32"))
+    given = tfmp.ConversionReport(layer, inputs=np.ones((2, 16), "float32"))
     assert "not built" in text_of(given)
     assert not layer.dense.built

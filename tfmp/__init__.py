@@ -23,7 +23,7 @@ from tfmp._configuration import (
 from tfmp._exporting import ExportedLayer, ExportReport, export
 from tfmp._inspection import InspectedProduct, Inspection, assert_fp8, inspect
 from tfmp._inspection.summaries import summary
-from tfmp.conversion import Report, convert, revert, set_precision
+from tfmp.conversion import ConversionReport, convert, revert, set_precision
 from tfmp.policies import Policy, PrecisionMap, global_policy
 from tfmp.version import VERSION
 
@@ -31,13 +31,13 @@ __version__ = VERSION
 
 __all__ = [
     "Configuration",
+    "ConversionReport",
     "ExportReport",
     "ExportedLayer",
     "InspectedProduct",
     "Inspection",
     "Policy",
     "PrecisionMap",
-    "Report",
     "analysis",
     "assert_fp8",
     "callbacks",

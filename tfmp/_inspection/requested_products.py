@@ -8,7 +8,7 @@ import keras
 
 from tfmp import policies
 from tfmp._core import op_names
-from tfmp.conversion.conversion_report import Report
+from tfmp.conversion.conversion_report import ConversionReport
 from tfmp.conversion.layer_products import not_in_float8
 from tfmp.conversion.rows import Row
 from tfmp.layers.classes import ours_for
@@ -37,7 +37,7 @@ class Asked:
         """Returns what is asked for in a model, none of a function."""
         if not layers:
             return cls({}, {})
-        report = Report(next(iter(layers.values())))
+        report = ConversionReport(next(iter(layers.values())))
         return cls(layers, {row.path: row for row in report.rows})
 
     def is_lora(self, path: str, name: str) -> bool:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfmp import recipes
 from tfmp._keras import internals
 from tfmp._support import checks, tables
-from tfmp.conversion.conversion_report import Report
+from tfmp.conversion.conversion_report import ConversionReport
 from tfmp.conversion.records import flatten, stock_class, sublayers
 from tfmp.conversion.rows import EMULATED, Row
 from tfmp.conversion.sizes import Sizes
@@ -43,8 +43,8 @@ def summary(
     how many products of a training step are in FP8, of how many: three for a
     product of the forward pass.  FLOPs are those of the matrix products in
     one forward pass, two for a multiply-add; a training step has three times
-    as many.  How they are counted is said below, as in `tfmp.Report`.  The
-    state of FP8 scaling counts as no parameter.
+    as many.  How they are counted is said below, as in
+    `tfmp.ConversionReport`.  The state of FP8 scaling counts as no parameter.
 
     Args:
         model: any Keras model or layer.
@@ -95,11 +95,11 @@ class _Whole:
 
     model: keras.Layer
     layers: dict[str, keras.Layer]
-    report: Report
+    report: ConversionReport
 
     @classmethod
     def of(cls, model: keras.Layer, sizes: Sizes) -> _Whole:
-        return cls(model, flatten(model), Report(model, sizes=sizes))
+        return cls(model, flatten(model), ConversionReport(model, sizes=sizes))
 
     def lines(self, expand: bool, width: int | None) -> Iterator[str]:
         """Returns the lines of the table, and those of the totals."""

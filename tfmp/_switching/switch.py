@@ -28,7 +28,7 @@ class Wanted(NamedTuple):
 
     Attributes:
         policy: no map.
-        reason: in words, for `tfmp.Report`.
+        reason: in words, for `tfmp.ConversionReport`.
     """
 
     policy: keras.DTypePolicy

@@ -12,7 +12,7 @@ from tfmp._monitoring.operators import Operator, operators
 from tfmp._switching import hysteresis, precisions
 from tfmp._switching.hysteresis import DOWN, UP, Rule, Rung
 from tfmp._switching.switch import Wanted, news, present, switch
-from tfmp.conversion.conversion_report import Report
+from tfmp.conversion.conversion_report import ConversionReport
 from tfmp.conversion.defaults import PRODUCT, default_of
 from tfmp.conversion.records import flatten
 from tfmp.policies.precision_map import PrecisionMap
@@ -43,7 +43,7 @@ class Ladder:
         patterns: Sequence[str] | None,
     ) -> None:
         self._model, self._ladder, self.rule = model, list(ladder), rule
-        self._report = Report(model)
+        self._report = ConversionReport(model)
         self._recipes = [policies.recipe_of(policy) for policy in ladder]
         self._layers = flatten(model)
         self.rungs = self._found(patterns)

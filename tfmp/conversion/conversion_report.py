@@ -23,7 +23,7 @@ TITLES = ("layer", "type", "precision", "products", "share", "why")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Report:
+class ConversionReport:
     """What a model runs in, layer by layer; printing it gives a table.
 
     It looks at the model each time, so that layers that are built later show
@@ -42,7 +42,7 @@ class Report:
             was built for.
 
     >>> model = keras.Sequential([keras.Input([64]), layers.Dense(32)])
-    >>> Report(model).rows[0].products
+    >>> ConversionReport(model).rows[0].products
     ('32 x 64 x 32',)
     """
 
@@ -62,7 +62,7 @@ class Report:
             specs = specs_of(self.inputs, self.sizes)
             object.__setattr__(self, "inputs", specs)
 
-    def after(self, rule: str, notes: tuple[str, ...]) -> Report:
+    def after(self, rule: str, notes: tuple[str, ...]) -> ConversionReport:
         """Returns the report of the model after a conversion.
 
         Args:

@@ -14,7 +14,7 @@ from tfmp import policies
 from tfmp._keras import internals
 from tfmp._support import checks
 from tfmp.conversion import training_update
-from tfmp.conversion.conversion_report import Report
+from tfmp.conversion.conversion_report import ConversionReport
 from tfmp.conversion.converted_layers import undo
 from tfmp.conversion.defaults import DEFAULTS, PRECISIONS, PRODUCT, default_of
 from tfmp.conversion.hub_layers import overflows
@@ -36,7 +36,7 @@ def convert(
     batch_size: int = 32,
     length: int = 512,
     inputs: Any = None,
-) -> Report:
+) -> ConversionReport:
     """Converts a Keras model in place, so that it trains in FP8.
 
     Every `Dense`, `EinsumDense`, `Conv1D`, `Conv2D` and `Conv3D` inside that
@@ -70,8 +70,8 @@ def convert(
             symbols, which computes nothing.
 
     Returns:
-        A `Report`: of each layer its precision, products, share of the FLOPs,
-        and the reason.
+        A `ConversionReport`: of each layer its precision, products, share of
+        the FLOPs, and the reason.
 
     Raises:
         TypeError, ValueError: if an argument is not allowed.  The model is
@@ -87,7 +87,7 @@ def convert(
     _check_model(model)
     sizes = Sizes(batch_size, length)
     chosen = choice(filter, target, sizes)
-    before = Report(model, sizes=sizes, inputs=inputs)
+    before = ConversionReport(model, sizes=sizes, inputs=inputs)
     if chosen.needs_shapes:
         chosen = choice(filter, target, sizes, before.trace)
     plan = Conversion(
@@ -100,7 +100,7 @@ def convert(
     return before.after(plan.choice.rule, tuple(notes))
 
 
-def set_precision(model: keras.Layer, precision: Any) -> Report:
+def set_precision(model: keras.Layer, precision: Any) -> ConversionReport:
     """Changes the precision of some layers of a model, between epochs.
 
     A layer that no key names stays as it is.  Weights, optimizer and FP8
@@ -112,7 +112,7 @@ def set_precision(model: keras.Layer, precision: Any) -> Report:
             policies; or one policy for all layers.
 
     Returns:
-        A `Report`.
+        A `ConversionReport`.
 
     Raises:
         TypeError, ValueError: if an argument is not allowed.  The model is
@@ -124,7 +124,7 @@ def set_precision(model: keras.Layer, precision: Any) -> Report:
     """
     _check_model(model)
     plan = plan_of(precision)
-    return Report(model, "", notes=tuple(_change(model, plan)))
+    return ConversionReport(model, "", notes=tuple(_change(model, plan)))
 
 
 def plan_of(precision: Any, name: str = "precision") -> Conversion:

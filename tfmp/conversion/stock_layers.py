@@ -46,8 +46,9 @@ WARNING = (
 )
 
 STAYS = (
-    "tfmp: '{name}' stays in {dtype}: {reason}. `print(tfmp.Report(model))` "
-    "lists every layer; `convert='all'` converts whatever can be."
+    "tfmp: '{name}' stays in {dtype}: {reason}. "
+    "`print(tfmp.ConversionReport(model))` lists every layer; "
+    "`convert='all'` converts whatever can be."
 )
 
 

@@ -5,6 +5,8 @@ from tfmp.layers.convolution import Conv1D, Conv2D, Conv3D
 from tfmp.layers.dense import Dense, EinsumDense
 from tfmp.layers.normalization import BatchNormalization
 
+GroupQueryAttention = GroupedQueryAttention  # as `keras.layers` has it
+
 __all__ = [
     "BatchNormalization",
     "Conv1D",
@@ -12,6 +14,7 @@ __all__ = [
     "Conv3D",
     "Dense",
     "EinsumDense",
+    "GroupQueryAttention",
     "GroupedQueryAttention",
     "MultiHeadAttention",
 ]
