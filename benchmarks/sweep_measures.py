@@ -20,7 +20,8 @@ def words(error: Exception) -> str:
     """
     text = re.sub(r"\x1b\[\d*m", "", str(error))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [x for x in lines if not x.startswith("Exception encountered")]
+    empty = "Exception encountered", "Graph execution error", "Detected at"
+    said = [x for x in lines if not x.startswith(empty)]
     return f"{type(error).__name__}: {(said or [''])[0][:200]}"
 
 
