@@ -29,7 +29,7 @@ CAUSES = (
     "Masked language models: their head adds a variable to a tensor.  Outside "
     "of a graph TensorFlow reads the variable without Keras' cast, and 16 bits "
     "do not go with 32; `fit` and `predict` run in a graph.",
-    "T5, T5Gemma and RWKV7 in float16: the report of `tfmp.convert` has the reason.",
+    "T5, T5Gemma and RWKV7 in float16: the report of a conversion says why.",
     "Models of pictures that are made from noise: keras-hub has no training "
     "of them.",
 )
