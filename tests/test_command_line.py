@@ -11,17 +11,19 @@ import subprocess
 import sys
 import zipfile
 
+import forked
 import keras
 import pytest
 import scale_logs
 
 import tfmp
-from tfmp import formats, hardware, policies
-from tfmp._command_line import convert_command, inspect_command, main
+from tfmp import formats, hardware
+from tfmp._command_line import inspect_command, main
 from tfmp._inspection import deviceless
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-COMMANDS = ("info", "formats", "inspect", "convert", "report")
+COMMANDS = ("info", "formats", "inspect", "convert", "revert", "export")
+COMMANDS += ("report",)
 
 OWN = """
 import keras, tfmp
@@ -172,7 +174,6 @@ def test_what_is_not_finite_in_the_formats(run):
 
 
 def test_names_are_those_of_the_package():
-    assert convert_command.POLICIES == policies.NAMES
     assert inspect_command.TARGETS == deviceless.TARGETS
 
 
@@ -209,6 +210,52 @@ def test_convert_by_map_recipe_and_pattern(run, model, tmp_path):
     rows = {row["path"]: row["recipe"] for row in found["layers"]}
     assert rows == {"net/a": "CurrentScaling()", "net/b": None}
     assert found["path"] == str(out)
+
+
+def loaded_without_tfmp(*paths):
+    """Returns what plain Keras predicts with the models of files."""
+    code = """
+import sys, keras, numpy as np
+for path in sys.argv[1:]:
+    model = keras.models.load_model(path)
+    assert "tfmp" not in sys.modules
+    name = model.layers[0].dtype_policy.name
+    print("found", name, float(np.sum(model(np.ones([2, 32])))))
+"""
+    done = forked.run(code, *map(str, paths))
+    assert done.returncode == 0, done.stderr
+    lines = map(str.split, done.stdout.splitlines())
+    return [line[1:] for line in lines if line[:1] == ["found"]]
+
+
+def test_files_go_back_to_plain_keras(run, model, tmp_path):
+    fp8, back, wide, other = (tmp_path / f"{name}.keras" for name in "abcd")
+    assert run("convert", model, fp8)[0] == 0
+    code, text, _ = run("revert", fp8, back)
+    assert code == 0 and text.startswith("layers that were of tfmp: 2\n")
+    assert run("revert", fp8, wide, "--policy", "FP32")[0] == 0
+    assert run("convert", fp8, other, "--policy", "float32")[0] == 0
+    found = loaded_without_tfmp(model, back, wide, other)
+    names = ["float32", "mixed_bfloat16", "float32", "float32"]
+    assert [name for name, _ in found] == names
+    assert found[2] == found[3] == found[0]
+
+
+def test_revert_is_asked_for_a_file(run, model, tmp_path):
+    assert run("revert", model, model)[0] == 1
+    assert run("revert", model, tmp_path / "a.keras", "--policy", "fp8")[0] == 2
+
+
+def test_export_writes_and_runs_a_file(run, model, tmp_path):
+    fp8, out = tmp_path / "fp8.keras", tmp_path / "served"
+    assert run("convert", model, fp8)[0] == 0
+    code, text, _ = run("export", fp8, out)
+    assert code == 0 and text.endswith(f"wrote {out}\n")
+    assert "FP8 product" in text and (out / "saved_model.pb").is_file()
+    code, _, err = run("export", fp8, out)
+    assert code == 1 and "--force" in err
+    found = json.loads(run("export", fp8, out, "--force", "--json")[1])
+    assert found["max_abs_error"] == 0 and found["sqnr"] is None
 
 
 def test_a_map_that_names_no_layer_writes_nothing(run, model, tmp_path):

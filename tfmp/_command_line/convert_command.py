@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 from typing import Any
 
 from tfmp import cost_model, recipes
-from tfmp._command_line import model_files, quiet_import
+from tfmp._command_line import model_files, quiet_import, revert_command
 from tfmp._command_line.outcome import Command, Outcome
 from tfmp._support.policy_names import NAMES, full_name
 
@@ -16,12 +15,9 @@ USUAL = "mixed_float8"
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     model_files.add_arguments(parser)
-    parser.add_argument("out", metavar="OUT.keras", help="the file to write")
+    model_files.add_out(parser)
     _policy_arguments(parser)
     _choice_arguments(parser)
-    parser.add_argument(
-        "--force", action="store_true", help="replace OUT.keras if it is there"
-    )
     parser.set_defaults(usage=parser.error)
 
 
@@ -75,7 +71,7 @@ def _choice_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> Outcome:
     if options.map and (options.policy or options.recipe):
         options.usage("--map goes without --policy and --recipe")
-    out = _checked_out(options.out, options.force)
+    out = model_files.checked_out(options.out, options.force)
     policy = _policy(options)
     model = model_files.load(options.model, options.modules)
     if options.map:
@@ -94,22 +90,11 @@ def _run(options: argparse.Namespace) -> Outcome:
         batch_size=options.batch_size,
         length=options.length,
     )
+    if options.policy == "float32" and not options.map:
+        revert_command.to_keras(model, "float32")  # what plain Keras loads
     model_files.save(model, out)
     text = f"{report}\nwrote {out}"
     return Outcome(text, {"path": str(out), **report.to_dict()})
-
-
-def _checked_out(text: str, force: bool) -> pathlib.Path:
-    out = pathlib.Path(text)
-    if out.suffix != model_files.SUFFIX:
-        raise ValueError(
-            f"OUT.keras must end in {model_files.SUFFIX}; it is {text}"
-        )
-    if not out.parent.is_dir():
-        raise ValueError(f"there is no folder {out.parent}")
-    if out.exists() and not force:
-        raise ValueError(f"{out} is there already; --force replaces it")
-    return out
 
 
 def _policy(options: argparse.Namespace) -> Any:

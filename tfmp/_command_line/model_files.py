@@ -48,6 +48,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """Adds what every command has that writes a model."""
+    parser.add_argument("out", metavar="OUT.keras", help="the file to write")
+    parser.add_argument(
+        "--force", action="store_true", help="replace OUT.keras if it is there"
+    )
+
+
+def checked_out(text: str, force: bool) -> pathlib.Path:
+    """Returns the path of a file to write, which has to be free."""
+    out = pathlib.Path(text)
+    if out.suffix != SUFFIX:
+        raise ValueError(f"OUT.keras must end in {SUFFIX}; it is {text}")
+    if not out.parent.is_dir():
+        raise ValueError(f"there is no folder {out.parent}")
+    if out.exists() and not force:
+        raise ValueError(f"{out} is there already; --force replaces it")
+    return out
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"not a positive integer: {text!r}")

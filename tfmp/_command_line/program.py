@@ -18,10 +18,12 @@ from collections.abc import Sequence
 
 from tfmp._command_line import (
     convert_command,
+    export_command,
     formats_command,
     info_command,
     inspect_command,
     report_command,
+    revert_command,
 )
 from tfmp._command_line.outcome import Outcome
 from tfmp.version import VERSION
@@ -31,6 +33,8 @@ COMMANDS = (
     formats_command.COMMAND,
     inspect_command.COMMAND,
     convert_command.COMMAND,
+    revert_command.COMMAND,
+    export_command.COMMAND,
     report_command.COMMAND,
 )
 DONE, FAILED, NOT_UNDERSTOOD, INTERRUPTED = 0, 1, 2, 130

@@ -134,13 +134,22 @@ def undo(layer: keras.Layer) -> None:
     before = record.policy if record else None
     if layer.quantization_mode is not None:
         before = None  # Keras has quantized it since
-    elif before is None and policies.recipe_at(layer.dtype_policy, layer.path):
-        before = policies.Policy(f"mixed_{layer.compute_dtype}")
+    elif before is None:
+        before = _of_keras(layer)
     if before is not None:
         internals.set_policy(layer, before)
     if record:
         input_casts.cast_again(layer)
         del layer.tfmp_record
+
+
+def _of_keras(layer: keras.Layer) -> keras.DTypePolicy | None:
+    """Returns the policy of Keras that a layer of a file can have had."""
+    own = policies.policy_at(layer.dtype_policy, layer.path)
+    if not isinstance(own, policies.Policy):
+        return None
+    low = own.recipe is not None
+    return keras.DTypePolicy(f"mixed_{own.compute_dtype}" if low else own.name)
 
 
 def _class_of(layer: keras.Layer, stock: type, inside: bool) -> type:
