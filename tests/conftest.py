@@ -45,7 +45,7 @@ def restore_policy():
 def forget_programs():
     """Frees what a file has compiled: gigabytes, over all of them."""
     yield
-    from tfmp._core import contractions
+    from tfmp import ops
 
-    contractions._compiled.cache_clear()
+    ops.clear_programs()
     gc.collect()

@@ -444,6 +444,7 @@ ANALYSES = {
 }
 OPERATORS = {
     "ops.amax": row(tfmp.ops.amax, COMPUTES, x=x()),
+    "ops.clear_programs": row(tfmp.ops.clear_programs),
     "ops.compute_scale": row(
         tfmp.ops.compute_scale, COMPUTES, amax=x(3), dtype="E4M3"
     ),

@@ -476,3 +476,12 @@ def test_gpu_program_of_an_einsum(dtype, result):
         [*((*one[:3], result) for one in (OUTPUT, INPUT_GRAD)), KERNEL_GRAD]
     )
     assert not WIDENED.search(text)
+
+
+def test_programs_can_be_forgotten():
+    x, w = tf.ones([4, 16]), tf.ones([16, 8])
+    before = ops.matmul(x, w)
+    assert contractions._compiled.cache_info().currsize > 0
+    ops.clear_programs()
+    assert contractions._compiled.cache_info().currsize == 0
+    np.testing.assert_array_equal(ops.matmul(x, w), before)

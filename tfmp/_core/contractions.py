@@ -110,6 +110,21 @@ def contract(
     return run(inputs, kernel, amax)
 
 
+def clear_programs() -> None:
+    """Forgets what operators have compiled, to give its memory back.
+
+    The two passes of a product are compiled once for each equation, recipe,
+    dtype and shape, and kept: the newest 4096.  A process that makes many
+    models of different shapes can call this between two of them, beside
+    `keras.utils.clear_session()`.  What is still used keeps what it has; the
+    rest is compiled again when it is needed.
+
+    >>> from tfmp import ops
+    >>> ops.clear_programs()
+    """
+    _compiled.cache_clear()
+
+
 @functools.lru_cache(maxsize=4096)
 def _compiled(
     contraction: Any,

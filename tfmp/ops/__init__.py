@@ -1,5 +1,6 @@
 """Operators for users: products on FP8 operands, and small numbers."""
 
+from tfmp._core.contractions import clear_programs
 from tfmp._core.emulation import emulate
 from tfmp._core.probes import Probe
 from tfmp._core.quantization import (
@@ -17,6 +18,7 @@ from tfmp.ops.matrix_products import einsum, matmul
 __all__ = [
     "Probe",
     "amax",
+    "clear_programs",
     "compute_scale",
     "conv",
     "dequantize",
