@@ -10,6 +10,7 @@ import keras
 
 from tfmp import policies, recipes
 from tfmp._support import checks
+from tfmp._support.policy_names import full_name
 from tfmp.conversion import stock_layers
 from tfmp.conversion.layer_choice import target_of
 from tfmp.hardware import LOSS_SCALE, SINCE, Hardware, decide, detect
@@ -135,7 +136,7 @@ def _asked_policy(
             f"carries its own. Received: policy={policy!r}, recipe={recipe!r}"
         )
     if isinstance(policy, str):
-        policy = policies.full_name(policy)
+        policy = full_name(policy)
     name = checks.choice("policy", policy, ("auto", *policies.NAMES))
     return None if name == "auto" else policies.Policy(name, recipe)
 

@@ -1,6 +1,6 @@
 """Which layer gets which precision: a policy, or one for each path."""
 
-from tfmp._support.policy_names import NAMES, full_name
+from tfmp._support.policy_names import NAMES
 from tfmp.policies.policy import (
     Policy,
     checked,
@@ -20,7 +20,6 @@ __all__ = [
     "Policy",
     "PrecisionMap",
     "checked",
-    "full_name",
     "get",
     "global_policy",
     "in_projections",
