@@ -28,6 +28,7 @@ BLOCKS = {
         "shared_expert_intermediate_size": 16,
     },
 }
+OWN = {"__module__": "own"}  # as a class in a program of a user
 NARROW = ("mixed_bfloat16", "mixed_float16", "mixed_float8")
 
 
@@ -68,6 +69,16 @@ def test_experts_train_in_16_bits_with_a_padding_mask(name, policy):
     others = {row.precision for row in report.rows} - {"float32"}
     assert others  # the experts are still in 16 bits, what is dense in FP8
     assert rows[0].reason in str(report)
+
+
+def test_a_block_that_extends_one_has_a_router_too():
+    name = "mixtral.mixtral_decoder.MixtralSparseMoeBlock"
+    layer = block(name)
+    layer.__class__ = type("OwnMixtral", (type(layer),), OWN)
+    report = tfmp.convert(layer, "mixed_bfloat16")
+    assert "float32" in {row.precision for row in report.rows}
+    loss, _ = train(layer)
+    assert np.isfinite(loss)
 
 
 def test_a_changed_precision_leaves_the_router_alone():

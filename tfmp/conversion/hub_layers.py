@@ -29,11 +29,9 @@ OVERFLOWS = {
 
 def is_router(layer: keras.Layer, parent: keras.Layer | None) -> bool:
     """Whether a layer chooses the experts of a block that adds a loss."""
-    if parent is None or not _is_of_hub(parent):
+    block: Any = None if parent is None else _of_hub(parent)
+    if block is None or not isinstance(layer, keras.layers.Dense):
         return False
-    if not isinstance(layer, keras.layers.Dense):
-        return False
-    block: Any = stock_class(parent)
     code = getattr(block.call, "__code__", None)
     adds = code is not None and "add_loss" in code.co_names
     return adds and layer.units == getattr(parent, "num_experts", None)
@@ -43,9 +41,8 @@ def overflows(model: keras.Layer) -> Iterator[str]:
     """Says which kinds of layers of a model are not finite in float16."""
     found: dict[str, int] = {}
     for layer in flatten(model).values():
-        name = stock_class(layer).__name__
-        known = name in OVERFLOWS and _is_of_hub(layer)
-        if known and layer.compute_dtype == "float16":
+        name = getattr(_of_hub(layer), "__name__", "")
+        if name in OVERFLOWS and layer.compute_dtype == "float16":
             found[name] = found.get(name, 0) + 1
     for name, count in found.items():
         yield (
@@ -54,5 +51,8 @@ def overflows(model: keras.Layer) -> Iterator[str]:
         )
 
 
-def _is_of_hub(layer: keras.Layer) -> bool:
-    return stock_class(layer).__module__.partition(".")[0] == "keras_hub"
+def _of_hub(layer: keras.Layer) -> type | None:
+    """Returns the class of keras-hub that a layer is of, or extends."""
+    bases = stock_class(layer).__mro__
+    hub = (c for c in bases if c.__module__.partition(".")[0] == "keras_hub")
+    return next(hub, None)
