@@ -239,8 +239,8 @@ def main() -> None:
             row["identical"] = row.pop("end") == whole
             found.append(row)
             print(json.dumps(row), flush=True)
-    facts = {"steps": EPOCHS * STEPS, "skipped": whole[1], "kills": found}
-    measuring.write(args.out, facts)
+            facts = {"steps": EPOCHS * STEPS, "skipped": whole[1]}
+            measuring.write(args.out, {**facts, "kills": found})
 
 
 if __name__ == "__main__":

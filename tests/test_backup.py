@@ -17,6 +17,8 @@ from test_checkpoints import same
 from tfmp import checkpoints
 from tfmp.callbacks import BackupAndRestore, PrecisionScheduler
 
+pytestmark = pytest.mark.filterwarnings("ignore:Kill goes on without")
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EPOCHS, STEPS, BATCH = 3, 6, 4
 X = np.random.default_rng(0).normal(size=[STEPS * BATCH, 4]).astype("float32")
