@@ -25,7 +25,8 @@ def einsum(
 
         y = einsum(equation, q(a * sa), q(b * sb)) / (sa * sb)
 
-    and the gradients of `a` and `b` by the same rule from `q(dy * sdy)`.
+    and the gradients of `a` and `b` by the same rule from `q(dy * sdy)`.  NaN
+    stays NaN; an infinite value counts as the format's largest.
 
     Args:
         equation: einsum of two operands; every label is shared, summed over
@@ -93,6 +94,8 @@ def matmul(
     """Multiplies matrices on FP8 operands, with FP8 gradients.
 
         y = q(a * sa) @ q(b * sb) / (sa * sb)
+
+    NaN stays NaN; an infinite value counts as the format's largest.
 
     Args:
         a: the activation, of shape `[..., m, k]`, or `[..., k, m]` with
