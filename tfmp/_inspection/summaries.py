@@ -187,11 +187,7 @@ def _products_of(rows: Iterable[Row]) -> tuple[int, int]:
 
 
 def _written_out(rows: Sequence[Row]) -> str:
-    shapes = [
-        f"{row.calls} of {shape}" if row.calls > 1 else shape
-        for row in rows
-        for shape in row.products
-    ]
+    shapes = [shape for row in rows for shape in row.shapes]
     if len(shapes) <= MOST_SHAPES:
         return ", ".join(shapes)
     return f"{sum(len(row.products) * row.calls for row in rows)} products"

@@ -238,5 +238,5 @@ def _code_of(cls: Any) -> str:
 
 def _cells(row: Row, total: int) -> tuple[str, ...]:
     share = f"{row.flops / total:.1%}" if row.flops else ""
-    products = ", ".join(row.products)
-    return row.path, row.type, row.precision, products, share, row.reason
+    shapes = ", ".join(row.shapes)
+    return row.path, row.type, row.precision, shapes, share, row.reason

@@ -57,6 +57,13 @@ class Row:
     hides: bool = False
 
     @property
+    def shapes(self) -> tuple[str, ...]:
+        """Its products, each with how often the model runs it."""
+        if self.calls < 2:
+            return self.products
+        return tuple(f"{self.calls} of {shape}" for shape in self.products)
+
+    @property
     def is_shown(self) -> bool:
         """Whether it has a line in the table: products, maybe unknown ones."""
         unknown = self.sizes == "build" and self.reason == OWN_CODE.reason
