@@ -180,7 +180,8 @@ def _is_kept(callback: Any) -> bool:
 def _get(callback: Any) -> dict[str, Any]:
     """Returns a state, checked: those of tfmp take lists for tuples."""
     if Kept in type(callback).__mro__:
-        return callback.get_state()
+        state: dict[str, Any] = callback.get_state()
+        return state
     return plain_states.of(callback)
 
 

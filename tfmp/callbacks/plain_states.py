@@ -33,7 +33,7 @@ def of(callback: Any) -> dict[str, Any]:
     """
     name = f"`{type(callback).__name__}.get_state()`"
     try:
-        state = callback.get_state()
+        state: dict[str, Any] = callback.get_state()
     except Exception as error:  # a callback raises what it happens on
         raise ValueError(
             f"{name} must return {ALLOWED}, from the beginning of `fit` on. "
