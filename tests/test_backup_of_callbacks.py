@@ -11,7 +11,12 @@ import pytest
 
 from tfmp import layers
 from tfmp._support import advice
-from tfmp.callbacks import BackupAndRestore, ScaleMonitor, TerminateOnOverflow
+from tfmp.callbacks import (
+    AdaptivePrecision,
+    BackupAndRestore,
+    ScaleMonitor,
+    TerminateOnOverflow,
+)
 from tfmp.debug import NonFiniteError
 from tfmp.optimizers import LossScaleOptimizer
 
@@ -205,8 +210,121 @@ def test_what_knows_nothing_is_not_warned_of(tmp_path):
 
 def test_callbacks_of_keras_after_the_backup_are_warned_of(tmp_path):
     stop = keras.callbacks.EarlyStopping("loss")
-    with pytest.warns(RuntimeWarning, match="EarlyStopping will begin anew"):
+    with pytest.warns(RuntimeWarning, match="EarlyStopping will start over"):
         fit(make(), [BackupAndRestore(tmp_path / "backup"), stop], epochs=1)
+
+
+def returning(state):
+    """Returns a callback with such a state."""
+    callback = CountsOn()
+    callback.get_state = lambda: state
+    return callback
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ([1], r"\[1\]"),
+        (None, "None"),
+        ({"by": {3: 1}}, "the key 3 at 'by'"),
+        ({"pair": [(1, 2)]}, r"\(1, 2\) in a list at 'pair'"),
+        ({"array": np.ones(1)}, "array.* at 'array'"),
+    ],
+)
+def test_a_state_that_does_not_come_back_is_refused(state, said, tmp_path):
+    """Before the training, not when a backup is to be restored."""
+    model, callback = make(), returning(state)
+    before = model.get_weights()[0]
+    match = rf"`CountsOn\.get_state\(\)` must .* Received: {said}"
+    with pytest.raises(ValueError, match=match):
+        fit(model, [callback], folder=tmp_path)
+    np.testing.assert_array_equal(model.get_weights()[0], before)
+    assert not list(tmp_path.rglob("*.h5"))
+
+
+def test_a_state_that_fails_is_refused(tmp_path):
+    callback = CountsOn()
+    del callback.seen
+    with pytest.raises(ValueError, match=r"CountsOn.*no attribute 'seen'"):
+        fit(make(), [callback], folder=tmp_path)
+
+
+def test_a_state_of_numbers_as_metrics_have_them_is_kept(tmp_path):
+    state = {"best": np.float32(0.1), "all": [float("nan")], "at": {"a": None}}
+    fit(make(), [returning(state)], folder=tmp_path, epochs=1)
+
+
+class OtherMethods(Counts):
+    """Has methods of these names for something else."""
+
+    def get_state(self, key):
+        raise AssertionError(key)
+
+    def set_state(self, key, value):
+        raise AssertionError(key)
+
+
+def test_methods_with_other_arguments_are_not_those_of_a_backup(tmp_path):
+    with pytest.warns(RuntimeWarning, match="OtherMethods goes on without"):
+        both(lambda _: [OtherMethods()], kill_at(1), tmp_path)
+
+
+class OfAnOlderVersion(CountsOn):
+    """Takes half of its state, and then misses the other."""
+
+    def set_state(self, state):
+        super().set_state(state)
+        if state["seen"] and "more" not in state:
+            raise KeyError("more")
+
+
+@pytest.mark.parametrize(("killed", "epochs"), [((1, None), 6), ((1, 2), 7)])
+def test_a_state_that_cannot_be_taken_back_starts_over(
+    killed, epochs, tmp_path
+):
+    """Also within an epoch, where states are given back twice."""
+    said = "OfAnOlderVersion starts over: .*KeyError: 'more'"
+    with pytest.warns(RuntimeWarning, match=said) as caught:
+        ends = both(
+            lambda _: [OfAnOlderVersion(), CountsOn()],
+            kill_at(*killed),
+            tmp_path,
+            save_freq=1,
+        )
+    assert len([w for w in caught if "starts over" in str(w.message)]) == 1
+    assert_alike(ends)
+    assert [each.seen for each in ends[1][2]] == [epochs, 8]
+
+
+def without(kind, key):
+    """Returns a callback whose state has no such key, as it once was."""
+
+    class Older(kind):
+        def get_state(self):
+            state = super().get_state()
+            del state[key]
+            return state
+
+    Older.__name__ = kind.__name__
+    return Older
+
+
+@pytest.mark.filterwarnings("ignore:Step")
+@pytest.mark.parametrize(
+    ("kind", "key"), [(ScaleMonitor, "known"), (AdaptivePrecision, "trouble")]
+)
+def test_backups_of_older_versions_go_on(kind, key, tmp_path):
+    """Weights and data from the backup; the callback as in a new `fit`."""
+    options = {"epochs": 2, "save_freq": 1, "folder": tmp_path}
+    with pytest.raises(Killed):
+        older = without(kind, key)(every=2)
+        fit(watched(), [older], kill_at(1, 0), **options)
+    callback = kind(every=2)
+    said = f"{kind.__name__} starts over: .*KeyError: '{key}'"
+    with pytest.warns(RuntimeWarning, match=said):
+        history = fit(watched(), [callback], **options)
+    assert history.epoch == [0, 1]
+    assert callback.samples[-1]["step"] == 2 * STEPS
 
 
 def overflowing():

@@ -26,6 +26,7 @@ from tfmp.callbacks import (
     PrecisionScheduler,
     ScaleMonitor,
 )
+from tfmp.callbacks.trace_signatures import Signature
 from tfmp.layers.float8_state import all_states
 from tfmp.reporting import logs
 
@@ -510,7 +511,7 @@ def test_on_replicas():
     }
 
 
-def traced_in(schedule, *more, **options):
+def traced_in(schedule, *more, programs=4):
     """Returns the epochs that traced a step, and what the training ends with.
 
     Counted in a list: a number of a layer is a setting that traces depend on.
@@ -527,7 +528,7 @@ def traced_in(schedule, *more, **options):
     begin = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: now.__setitem__(0, epoch)
     )
-    scheduler = PrecisionScheduler(schedule, **options)
+    scheduler = PrecisionScheduler(schedule, programs=programs)
     fit(model, begin, *more, scheduler, epochs=len(ALTERNATING))
     return seen, values(model)
 
@@ -538,22 +539,33 @@ ALTERNATING = {
 
 
 def test_a_precision_that_comes_back_is_not_traced_again():
-    """And trains as one that is, bit for bit."""
+    """And trains as one that is, bit for bit.
+
+    The step that `fit` begins with may be an older one, and is not kept.
+    """
     seen, found = traced_in(ALTERNATING)
     again, expected = traced_in(ALTERNATING, programs=0)
-    assert sorted(set(seen)) == [0, 1]
+    assert sorted(set(seen)) == [0, 1, 2]
     assert sorted(set(again)) == list(range(6))
     for x, y in zip(found, expected, strict=True):
         np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize("what", ["rate", "trainable", "optimizer"])
+def test_by_default_each_change_traces_a_step():
+    assert PrecisionScheduler(ALTERNATING)._programs._most == 0
+
+
+@pytest.mark.parametrize("what", ["rate", "list", "trainable", "optimizer"])
 def test_a_step_is_traced_again_if_something_else_has_changed(what):
     """In epoch 3, when the step of epoch 1 would come back."""
 
     def change(epoch, model):
-        if epoch == 3 and what == "rate":
+        if epoch == 0:
+            model.get_layer("dropout").factors = [1.0]
+        elif epoch == 3 and what == "rate":
             model.get_layer("dropout").rate = 0.5
+        elif epoch == 3 and what == "list":
+            model.get_layer("dropout").factors[0] = 2.0
         elif epoch == 3 and what == "trainable":
             model.get_layer("b").trainable = False
         elif epoch == 3:
@@ -562,7 +574,98 @@ def test_a_step_is_traced_again_if_something_else_has_changed(what):
     more = keras.callbacks.LambdaCallback()
     more.on_epoch_begin = lambda epoch, logs: change(epoch, more.model)
     seen, _ = traced_in(ALTERNATING, more)
-    assert sorted(set(seen)) == [0, 1, 3, 4]
+    assert sorted(set(seen)) == [0, 1, 2, 3, 4]
+
+
+def test_a_step_that_was_traced_before_a_change_is_not_kept():
+    """A callback changes a number after the first batch of epoch 1."""
+    epochs = []
+
+    def change(batch, logs):
+        if (epochs[-1], batch) == (1, 0):
+            more.model.get_layer("dropout").rate = 0.5
+
+    more = keras.callbacks.LambdaCallback(on_train_batch_end=change)
+    more.on_epoch_begin = lambda epoch, logs: epochs.append(epoch)
+    seen, _ = traced_in(ALTERNATING, more)
+    assert sorted(set(seen)) == [0, 1, 2, 3]
+
+
+class Factor(keras.losses.Loss):
+    """A loss that holds what a trace reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = 1.0
+
+    def call(self, y_true, y_pred):
+        return self.factor * keras.losses.mse(y_true, y_pred)
+
+
+class Holds:
+    """An object of the user."""
+
+    def __init__(self):
+        self.number = 1
+
+
+class Slots:
+    """An object whose attributes cannot be looked at."""
+
+    __slots__ = ()
+
+
+def holding():
+    """Returns a small model that holds things of each kind."""
+    rate = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+    layer = keras.layers.Dense(1, kernel_regularizer=keras.regularizers.L2())
+    model = keras.Sequential([keras.Input([2]), layer])
+    model.compile(keras.optimizers.SGD(rate), Factor())
+    layer.things = [1, {"a": (1.0, "b")}, {3}]
+    layer.array = np.zeros(2)
+    layer.object = Holds()
+    layer.function = len
+    return model
+
+
+CHANGES = {
+    "a list": lambda m, d: d.things.append(1),
+    "a dictionary in a list": lambda m, d: d.things[1].update({"a": 2.0}),
+    "its order": lambda m, d: d.things.reverse(),
+    "a set": lambda m, d: d.things[2].add(4),
+    "an array in place": lambda m, d: d.array.__setitem__(0, 1.0),
+    "its kind": lambda m, d: setattr(d, "array", d.array.astype("float32")),
+    "a kind of number": lambda m, d: setattr(d.object, "number", True),
+    "an object": lambda m, d: setattr(d.object, "number", 2),
+    "a function": lambda m, d: setattr(d, "function", max),
+    "a loss": lambda m, d: setattr(m.loss, "factor", 2.0),
+    "a regularizer": lambda m, d: setattr(d.kernel_regularizer, "l2", 1.0),
+    "a rate": lambda m, d: setattr(
+        m.optimizer._learning_rate, "decay_rate", 0.1
+    ),
+    "what cannot be compared": lambda m, d: setattr(d, "object", Slots()),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_signature_is_another_if_what_a_trace_reads_is(what):
+    model = holding()
+    before = Signature(model)
+    layer = model.layers[0]
+    layer.array, layer.things = layer.array.copy(), list(layer.things)
+    assert before == Signature(model)
+    CHANGES[what](model, layer)
+    assert before != Signature(model)
+    if "cannot" in what:
+        assert Signature(model) != Signature(model)
+
+
+def test_a_list_that_holds_itself_is_another_each_time():
+    model = holding()
+    things = []
+    things.append(things)
+    model.layers[0].object.number = things
+    assert Signature(model) != Signature(model)
 
 
 def test_kept_steps_are_beside_those_of_a_monitor():
@@ -583,7 +686,7 @@ def test_kept_steps_are_beside_those_of_a_monitor():
 
 def test_only_the_newest_steps_are_kept():
     seen, _ = traced_in(ALTERNATING, programs=1)
-    assert sorted(set(seen)) == [0, 1]
+    assert sorted(set(seen)) == [0, 1, 2]
     three = enumerate(["mixed_float8", "mixed_bfloat16", "float32"] * 2)
     seen, _ = traced_in(dict(three), programs=1)
     assert sorted(set(seen)) == list(range(6))

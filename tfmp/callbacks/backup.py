@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import pathlib
 import warnings
@@ -49,10 +50,11 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     an epoch, or as one begins, is then in the backup, and what they know.
     Those of tfmp go on where they were, and of Keras `EarlyStopping`,
     `ReduceLROnPlateau`, `ModelCheckpoint`, `SwapEMAWeights` and `TensorBoard`;
-    of your own, those with a method `get_state()`, which returns what JSON
-    has, and `set_state(state)`, which takes it back.  What a callback
-    knew and a backup does not hold, as the best weights of `EarlyStopping`,
-    is said in a warning when a training goes on from there.
+    of your own, those with a method `get_state()`, which returns a dictionary
+    that JSON gives back equal, and `set_state(state)`, which takes it back.
+    One that cannot, as a state of an older version, starts over, and a warning
+    names it.  What a callback knew and a backup does not hold, as the best
+    weights of `EarlyStopping`, is said in a warning when a training goes on.
 
     Args:
         backup_dir: a local folder for this run alone.
@@ -66,7 +68,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         ValueError: if `save_freq` is neither of these, or `backup_dir` empty;
             by `fit`, before it trains, if `backup_dir` cannot be written to,
             if there is a backup and it is broken, of another model or Keras'
-            own, or if another optimizer is not built.
+            own, if another optimizer is not built, or if `get_state()` of a
+            callback fails or returns what JSON does not give back equal.
 
     >>> import tempfile
     >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
@@ -105,6 +108,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         self._first_epoch: int | None = None
         self._resumed: tuple[pathlib.Path, dict[str, Any]] | None = None
         self._callbacks: list[Any] = []
+        self._fresh: dict[str, dict[str, Any]] = {}
         self._lost = callback_states.Lost()
         self._epochs_before: list[int] = []
         self._logs: dict[str, Any] = {}
@@ -118,6 +122,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         backup_checks.check_writable(self._latest.parent)
         callbacks = internals.callbacks_beside()
         self._callbacks = callback_states.before(self, callbacks)
+        fresh = callback_states.gather(self._callbacks)
+        self._fresh = copy.deepcopy(fresh)
         self._lost = callback_states.Lost(
             each for each in callbacks if each is not self
         )
@@ -151,11 +157,14 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
                 stacklevel=2,
             )
             return self._restore(others)
-        known = notes.pop("callbacks", {})
-        callback_states.give_back(self._callbacks, known)
+        known = self._give_back(notes.pop("callbacks", {}))
         self._lost.tell(notes.pop("lost", {}))
         self._resumed = (path, known) if notes["batch"] else None
         return notes
+
+    def _give_back(self, known: dict[str, Any]) -> dict[str, Any]:
+        """Has callbacks go on, and returns what they have taken."""
+        return callback_states.give_back(self._callbacks, known, self._fresh)
 
     def _go_on(
         self,
@@ -192,7 +201,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         if self._resumed is not None:
             path, known = self._resumed
             checkpoints.load_weights(self.model, path)
-            callback_states.give_back(self._callbacks, known)
+            self._give_back(known)
             self._resumed = None
             metrics = self.model.get_metrics_result()
             arrays = {n: np.asarray(m) for n, m in metrics.items()}

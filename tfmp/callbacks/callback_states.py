@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from tfmp._keras import callback_states as of_keras
+from tfmp.callbacks import plain_states
 
 
 @runtime_checkable
@@ -41,28 +43,66 @@ def before(last: Any, callbacks: Sequence[Any]) -> list[Any]:
 
 
 def gather(callbacks: Iterable[Any]) -> dict[str, dict[str, Any]]:
-    """Returns what callbacks know, by their names."""
+    """Returns what callbacks know, by their names.
+
+    Raises:
+        ValueError: if `get_state` of one fails, or returns what a backup
+            would not give back equal.
+    """
     return {
-        name: each.get_state()
-        if isinstance(each, Kept)
-        else of_keras.get_state(each)
+        name: _get(each) if _is_kept(each) else of_keras.get_state(each)
         for name, each in _named(callbacks)
         if _keeps(each)
     }
 
 
 def give_back(
-    callbacks: Iterable[Any], known: Mapping[str, Mapping[str, Any]]
-) -> None:
+    callbacks: Iterable[Any],
+    known: Mapping[str, Mapping[str, Any]],
+    fresh: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Mapping[str, Any]]:
     """Has callbacks go on from what `gather` returned.
 
-    One that was not there begins anew; of one that is gone nothing is done.
+    One that was not there starts over; of one that is gone nothing is done.
+    One that cannot take its state, as of an older version, starts over too,
+    and a warning names it.
+
+    Args:
+        callbacks: as `gather` was given.
+        known: what is in the backup.
+        fresh: what `gather` returned as `fit` began.
+
+    Returns:
+        What was taken back.
     """
+    taken: dict[str, Mapping[str, Any]] = {}
     for name, each in _named(callbacks):
-        if name in known and isinstance(each, Kept):
-            each.set_state(known[name])
-        elif name in known:
+        if name not in known or not _keeps(each):
+            continue
+        if not _is_kept(each):
             of_keras.set_state(each, known[name])
+            taken[name] = known[name]
+        elif _takes(each, known[name], fresh[name]):
+            taken[name] = known[name]
+    return taken
+
+
+def _takes(
+    callback: Any, state: Mapping[str, Any], fresh: Mapping[str, Any]
+) -> bool:
+    """Whether a callback takes its state; if not, it is as it was before."""
+    try:
+        callback.set_state(copy.deepcopy(state))
+    except Exception as error:  # a callback raises what it happens on
+        callback.set_state(copy.deepcopy(fresh))
+        warnings.warn(
+            f"{type(callback).__name__} starts over: it cannot take back the "
+            f"state that the backup holds, {type(error).__name__}: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 class Lost:
@@ -79,7 +119,7 @@ class Lost:
         self._named = [
             (name, each)
             for name, each in _named(callbacks)
-            if not isinstance(each, Kept)
+            if not _is_kept(each)
         ]
         self._start = {
             name: of_keras.simple_state(each)
@@ -126,7 +166,23 @@ class Lost:
 
 
 def _keeps(callback: Any) -> bool:
-    return isinstance(callback, Kept) or of_keras.keeps(callback)
+    return _is_kept(callback) or of_keras.keeps(callback)
+
+
+def _is_kept(callback: Any) -> bool:
+    """Whether a callback has both methods, with the arguments of `Kept`."""
+    return isinstance(callback, Kept) and (
+        plain_states.takes(callback.get_state)
+        and plain_states.takes(callback.set_state, {})
+    )
+
+
+def _get(callback: Any) -> dict[str, Any]:
+    """Returns a state, checked: those of tfmp take lists for tuples."""
+    if Kept in type(callback).__mro__:
+        state: dict[str, Any] = callback.get_state()
+        return state
+    return plain_states.of(callback)
 
 
 def _named(callbacks: Iterable[Any]) -> Iterator[tuple[str, Any]]:

@@ -53,9 +53,7 @@ class PrecisionScheduler(keras.callbacks.Callback, Kept):
     slots, iteration and loss scale, seeds, metrics, and the windows of layers
     that stay in FP8.  A layer that becomes FP8 starts with a fresh scale, one
     that comes back with the one it had.  The step is traced, and compiled,
-    once a change; evaluation likewise.  One that comes back is not: the newest
-    `programs` are kept until `fit` ends, and used again if every layer,
-    variable and setting is as it was.  After an error the model is as it was.
+    once a change; evaluation likewise.  After an error the model is as it was.
     If the optimizer is a built one of Keras, the first layer in FP8 puts it
     inside a `tfmp.optimizers.LossScaleOptimizer`.
 
@@ -68,8 +66,11 @@ class PrecisionScheduler(keras.callbacks.Callback, Kept):
         schedule: a dictionary of epochs or steps to precisions, a list of
             such pairs, or a function of epoch and precision.
         unit: `"epoch"` or `"step"`.
-        programs: how many precisions to keep compiled steps of, in case that
-            they come back, 0 or more.
+        programs: how many precisions to keep compiled steps of until `fit`
+            ends, 0 or more, in case that they come back.  Such a step is used
+            if every layer, variable and attribute is as when it was traced.
+            What functions read from elsewhere, such as global variables, is
+            not compared: leave 0 if callbacks change that.
 
     Attributes:
         changes: every `Change` so far.
@@ -91,7 +92,7 @@ class PrecisionScheduler(keras.callbacks.Callback, Kept):
     """
 
     def __init__(
-        self, schedule: Any, unit: str = "epoch", programs: int = 4
+        self, schedule: Any, unit: str = "epoch", programs: int = 0
     ) -> None:
         super().__init__()
         most = checks.integer("programs", programs, 0)
@@ -143,11 +144,11 @@ class PrecisionScheduler(keras.callbacks.Callback, Kept):
         self._count.begin_execution(batch, self.model.steps_per_execution)
         if self.unit == "step":
             self._reach(self._count.step)
+        self._programs.step_begins(self.model)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Counts."""
         self._count.end_execution(batch)
-        self._programs.step_ended(self.model)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Forgets the compiled steps that are not in use."""
