@@ -88,9 +88,12 @@ PRIVATE_IMPORTS = {
     "_keras/training_pass.py": ["keras.src.backend.common.stateless_scope"],
     "_keras/layer_calls.py": [
         "keras.src.backend.AutocastScope",
-        "keras.src.backend.compute_output_spec",
         "keras.src.backend.common.global_state",
         "keras.src.models.functional.Functional",
+    ],
+    "_keras/symbolic_calls.py": [
+        "keras.src.backend.compute_output_spec",
+        "keras.src.backend.common.global_state",
     ],
     "_keras/weights_saving.py": ["keras.src.saving.saving_lib"],
     "_keras/internals.py": [

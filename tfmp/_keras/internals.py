@@ -1,8 +1,9 @@
 """What Keras keeps to itself, and a library that converts models needs.
 
 Whatever private part of Keras tfmp reaches from outside is in this module, in
-`training_pass`, in `layer_calls` (making a layer and calling it) or in
-`weights_saving`; a subclass of tfmp uses those of its own base by itself.
+`training_pass`, in `layer_calls` (making a layer and calling it), in
+`symbolic_calls` or in `weights_saving`; a subclass of tfmp uses those of its
+own base by itself.
 """
 
 from __future__ import annotations

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-from keras.src.backend import AutocastScope, compute_output_spec
+from keras.src.backend import AutocastScope
 from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
 
@@ -122,18 +121,32 @@ def dtypes_on(layer: keras.Layer, dtype: str) -> list[str] | None:
     return [x.dtype for x in keras.tree.flatten(outputs) if x is not None]
 
 
+def says_dtypes(layer: keras.Layer) -> bool:
+    """Whether a layer says of what dtypes its inputs are, not only shapes."""
+    return _graph(layer) is not None
+
+
+def _graph(layer: keras.Layer) -> Any:
+    """Returns a functional model, or that in a sequential one; else None."""
+    if isinstance(layer, keras.Sequential):
+        return layer._functional
+    return layer if isinstance(layer, Functional) else None
+
+
 def signature(
     layer: keras.Layer,
     fill: Callable[[Sequence[int | None]], Sequence[int]],
+    dtype: str | None = None,
 ) -> tuple[list[Any], dict[str, Any]]:
     """Returns symbols for what a layer was last built for, as arguments.
 
     Args:
         layer: built.
         fill: returns a shape with every length known.
+        dtype: of its inputs, if it does not say: see `says_dtypes`.
 
     Raises:
-        ValueError: if the layer does not say what it was built for.
+        ValueError: if the layer is not built, or does not say what for.
     """
 
     def filled(symbol: Any) -> Any:
@@ -143,57 +156,20 @@ def signature(
             fill(symbol.shape), symbol.dtype, symbol.sparse
         )
 
-    if isinstance(layer, Functional | keras.Sequential):
-        inputs = getattr(layer, "_functional", layer)._inputs_struct
-        return [keras.tree.map_structure(filled, inputs)], {}
+    graph = _graph(layer)
+    if graph is not None:
+        return [keras.tree.map_structure(filled, graph._inputs_struct)], {}
+    if not layer.built:
+        raise ValueError("it is not built yet")
     config = layer.get_build_config() or {}
     named, one = config.get("shapes_dict"), config.get("input_shape")
     if not named and one is None:
         raise ValueError(f"'{layer.name}' does not say what it takes")
-    symbols = _symbols(named or [one], layer.input_dtype)
+    symbols = _symbols(named or [one], dtype or layer.input_dtype)
     symbols = keras.tree.map_structure(filled, symbols)
     if not named:
         return symbols, {}
     return [], {name.removesuffix("_shape"): x for name, x in symbols.items()}
-
-
-def call_on_symbols(
-    layer: keras.Layer,
-    args: Sequence[Any],
-    kwargs: dict[str, Any],
-    training: bool,
-) -> None:
-    """Calls a layer in a graph that nothing runs.
-
-    Whatever it would assign to variables is dropped.
-
-    Args:
-        layer: built.
-        args: symbols.
-        kwargs: symbols.
-        training: given to the layer, if it takes it.
-    """
-    mode = {"training": training} if layer._call_has_training_arg else {}
-    compute_output_spec(layer, *args, **kwargs, **mode)
-
-
-@contextlib.contextmanager
-def as_they_were(layers: Iterable[keras.Layer]) -> Iterator[None]:
-    """Gives layers all attributes back, and lets none be built."""
-
-    def refuse(*_: Any) -> None:
-        raise ValueError("it has a layer that is not built")
-
-    before = [(layer, dict(vars(layer))) for layer in layers]
-    try:
-        for layer, _ in before:
-            if not layer.built:
-                vars(layer)["_maybe_build"] = refuse
-        yield
-    finally:
-        for layer, attributes in before:
-            vars(layer).clear()
-            vars(layer).update(attributes)
 
 
 def _own(layer: keras.Layer) -> dict[str, Any]:

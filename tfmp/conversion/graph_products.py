@@ -12,7 +12,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmp._core import equations
 from tfmp.conversion.sizes import Shape, Sizes
 from tfmp.cost_model import Product
 
@@ -25,46 +24,75 @@ UNSEEN = {
 
 def products_in(
     operators: Iterable[tf.Operation], sizes: Sizes
-) -> list[Product]:
-    """Returns the products that operators of a graph are.
+) -> tuple[list[Product], bool]:
+    """Returns the products that operators are, and whether they hide more.
 
-    Multiplications without a sum are none.
+    Multiplications without a sum are none.  Hidden are those of loops and
+    functions, which are not looked into, and of operators whose shapes say
+    nothing, as behind `tf.numpy_function`.
 
     Args:
         operators: of a graph of TensorFlow.
         sizes: for lengths that are not known while a graph is made.
     """
-    found = [
-        _READERS[operator.type](operator, sizes)
-        for operator in operators
-        if operator.type in _READERS and operator.outputs[0].dtype.is_floating
-    ]
-    return [product for product in found if product and product.k > 1]
-
-
-def hides_products(operators: Iterable[tf.Operation]) -> bool:
-    """Whether operators run others, which are not looked into."""
-    return any(operator.type in UNSEEN for operator in operators)
+    found, hides = [], False
+    for operator in operators:
+        hides |= operator.type in UNSEEN
+        read = _READERS.get(operator.type)
+        if read is None or not operator.outputs[0].dtype.is_floating:
+            continue
+        try:
+            product = read(operator, sizes)
+        except (TypeError, ValueError, ArithmeticError, LookupError):
+            hides = True
+            continue
+        if product and product.k > 1:
+            found.append(product)
+    return found, hides
 
 
 def of_einsum(equation: str, lhs: Shape, rhs: Shape) -> Product:
     """Returns an einsum of two operands as matrix products.
 
+    Of a label that is twice in an operand, the diagonal is what is multiplied;
+    a label of one operand that the result lacks is summed before.
+
     Raises:
         ValueError: if the equation does not fit the shapes.
     """
-    found = equations.parse(equation, lhs, rhs).contraction
-    lengths = dict(zip(found.rhs, rhs, strict=True))
-    lengths |= dict(zip(found.lhs, lhs, strict=True))
-    used = found.batch + found.contracting
+    terms, result = equation.replace(" ", "").split("->")
+    first, second = terms.split(",")
+    rows, columns = _lengths(first, lhs), _lengths(second, rhs)
+    shared = [label for label in rows if label in columns]
+    if any(not _broadcast(rows[x], columns[x]) for x in shared):
+        raise ValueError(f"{equation} does not fit {lhs} and {rhs}")
+    both = {label: max(rows[label], columns[label]) for label in shared}
 
-    def size(labels: str) -> int:
-        return math.prod(lengths[label] for label in labels)
+    def size(lengths: dict[Any, int], kept: bool) -> int:
+        return math.prod(
+            length
+            for label, length in lengths.items()
+            if (isinstance(label, int) or label in result) == kept
+        )
 
-    rows = "".join(label for label in found.lhs if label not in used)
-    columns = "".join(label for label in found.rhs if label not in used)
-    batch = size(found.batch)
-    return Product(size(rows), size(found.contracting), size(columns), batch)
+    alone = [
+        {label: n for label, n in lengths.items() if label not in both}
+        for lengths in (rows, columns)
+    ]
+    m, n = (size(lengths, kept=True) for lengths in alone)
+    return Product(m, size(both, kept=False), n, size(both, kept=True))
+
+
+def _broadcast(one: int, other: int) -> bool:
+    return one == other or 1 in (one, other)
+
+
+def _lengths(term: str, shape: Shape) -> dict[str | int, int]:
+    """Returns the length of each label; numbers are axes of an ellipsis."""
+    before, dots, after = term.partition("...")
+    wide = len(shape) - len(before) - len(after) if dots else 0
+    labels = [*before, *range(wide, 0, -1), *after]
+    return dict(zip(labels, shape, strict=True))
 
 
 def _shape(tensor: tf.Tensor, sizes: Sizes) -> Shape:

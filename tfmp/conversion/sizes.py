@@ -38,10 +38,9 @@ class Sizes:
 
     def fill(self, shape: Sequence[int | None]) -> Shape:
         """Returns the shape with every length known."""
-        open_lengths = [self.batch_size] + [self.length] * (len(shape) - 1)
         return tuple(
-            other if length is None else length
-            for length, other in zip(shape, open_lengths, strict=True)
+            (self.length if axis else self.batch_size) if n is None else n
+            for axis, n in enumerate(shape)
         )
 
     def __str__(self) -> str:

@@ -6,7 +6,9 @@ called once on symbols, as a training step calls it, in a graph that nothing
 runs; of each call of a layer are noted the shapes of its tensors, and the
 products that its own code puts into the graph.
 
-Weights, state, losses, seeds and attributes are afterwards as they were.
+Weights, state, losses, seeds and attributes are afterwards as they were.  Other
+threads may call the model meanwhile: only calls of this thread are noted.  One
+call is traced at a time.
 """
 
 from __future__ import annotations
@@ -15,25 +17,30 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import itertools
 import re
+import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfmp._keras import internals, layer_calls, training_pass
+from tfmp._keras import (
+    internals,
+    layer_calls,
+    symbolic_calls,
+    training_pass,
+)
 from tfmp.conversion import graph_products
-from tfmp.conversion.records import flatten, record_of, stock_class
+from tfmp.conversion.records import flatten
 from tfmp.conversion.sizes import Sizes, specs_of
 from tfmp.cost_model import Product
-from tfmp.layers.attention import Float8Attention
-from tfmp.layers.contraction import Float8Layer
 
-FUNCTIONS = "it has a tf.function of its own, which keeps what it is traced in"
 LOOPS = (keras.layers.RNN, keras.layers.TimeDistributed)
 LONGEST = 120  # characters of an error
+ONE_AT_A_TIME = threading.RLock()
 KERAS_ERROR = re.compile(r"\x1b\[1m\s*(.+?)\x1b\[0m", re.DOTALL)
 
 
@@ -88,36 +95,41 @@ def trace(model: keras.Layer, sizes: Sizes, inputs: Any = None) -> Trace:
         TypeError, ValueError: if `inputs` are no arrays or specs.
     """
     given = None if inputs is None else specs_of(inputs, sizes)
-    layers = list(model._flatten_layers())
-    if training_pass.has_functions(layers):
-        return Trace(failure=FUNCTIONS)
-    below, failure = flatten(model), ""
-    for training in (True, False):
-        recorder = _Recorder(sizes)
+    unsaid = given is None and not layer_calls.says_dtypes(model)
+    failure = ""
+    for dtype, training in itertools.product(
+        (None, "int32") if unsaid else (None,), (True, False)
+    ):
         try:
-            args, kwargs = _arguments(model, given, sizes)
-            with (
-                _unchanged(layers),
-                _as_before(below.values()),
-                recorder.watching(below),
-            ):
-                layer_calls.call_on_symbols(model, args, kwargs, training)
+            with ONE_AT_A_TIME:
+                said, calls = _called(model, sizes, given, dtype, training)
         except Exception as error:  # whatever anybody's code may raise
             failure = failure or _shortened(error)
             continue
-        said = ", ".join(map(_said, keras.tree.flatten([args, kwargs])))
-        if failure:
+        if failure and not training:
             said += f", for inference, as training fails: {failure}"
-        return Trace(said, "", recorder.calls())
+        return Trace(said, "", calls)
     return Trace(failure=failure)
 
 
-def _arguments(
-    model: keras.Layer, given: Any, sizes: Sizes
-) -> tuple[list[Any], dict[str, Any]]:
+def _called(
+    model: keras.Layer, sizes: Sizes, given: Any, dtype: Any, training: bool
+) -> tuple[str, dict[int, list[Call]]]:
+    """Returns what a model was called on, and the calls that were noted."""
     if given is None:
-        return layer_calls.signature(model, sizes.fill)
-    return [keras.tree.map_structure(_symbol, given)], {}
+        args, kwargs = layer_calls.signature(model, sizes.fill, dtype)
+    else:
+        args, kwargs = [keras.tree.map_structure(_symbol, given)], {}
+    recorder = _Recorder(sizes)
+    with (
+        _unchanged(list(model._flatten_layers())),
+        symbolic_calls.as_stock(),
+        symbolic_calls.without_functions(),
+        recorder.watching(flatten(model)),
+    ):
+        symbolic_calls.call_on_symbols(model, args, kwargs, training)
+    said = map(_said, keras.tree.flatten([args, kwargs]))
+    return ", ".join(said), recorder.calls()
 
 
 @dataclasses.dataclass
@@ -148,7 +160,7 @@ class _Frame:
 
 
 class _Recorder:
-    """Notes the calls of layers.
+    """Notes the calls of layers by the thread that it is made in.
 
     Args:
         sizes: for lengths that only running a model would show.
@@ -156,6 +168,7 @@ class _Recorder:
 
     def __init__(self, sizes: Sizes) -> None:
         self._sizes = sizes
+        self._thread = threading.get_ident()
         self._frames: list[_Frame] = []
         self._open: list[_Frame] = []
 
@@ -176,13 +189,9 @@ class _Recorder:
             own = frame.own(operators[id(frame.graph)])
             if isinstance(frame.layer, LOOPS):
                 own = []  # what is in the loop is of the layer inside
+            products, hides = graph_products.products_in(own, self._sizes)
             found.setdefault(id(frame.layer), []).append(
-                Call(
-                    frame.shapes,
-                    tuple(graph_products.products_in(own, self._sizes)),
-                    graph_products.hides_products(own),
-                    frame.repeats,
-                )
+                Call(frame.shapes, tuple(products), hides, frame.repeats)
             )
         return found
 
@@ -196,6 +205,8 @@ class _Recorder:
 
         @functools.wraps(call)
         def noted(*args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != self._thread:
+                return call(*args, **kwargs)
             given = parameters.bind(*args, **kwargs).arguments
             frame = self._begin(layer, _shapes(list(given.values())))
             try:
@@ -254,34 +265,11 @@ def _unchanged(layers: list[keras.Layer]) -> Iterator[None]:
     with (
         internals.seed_kept(),
         training_pass.losses_kept(layers),
-        layer_calls.as_they_were(layers),
+        symbolic_calls.as_they_were(layers),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # those of a call that nobody asked for
         yield
-
-
-@contextlib.contextmanager
-def _as_before(layers: Iterable[keras.Layer]) -> Iterator[None]:
-    """Has layers be what they were before a conversion, for as long.
-
-    Sizes are the same, FP8 products take time to make, and code that does not
-    run in 16 bits is no reason not to know them.
-    """
-    low = (Float8Layer, Float8Attention)
-    changed = [x for x in layers if record_of(x) or isinstance(x, low)]
-    now = [(layer, type(layer), layer.dtype_policy) for layer in changed]
-    try:
-        for layer, _, policy in now:
-            record = record_of(layer)
-            layer.__class__ = stock_class(layer)
-            before = record.policy if record else None
-            internals.set_policy(layer, before or policy)
-        yield
-    finally:
-        for layer, cls, policy in now:
-            layer.__class__ = cls
-            internals.set_policy(layer, policy)
 
 
 def _symbol(spec: tf.TensorSpec) -> keras.KerasTensor:

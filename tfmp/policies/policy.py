@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from tfmp import recipes
-from tfmp._keras import first_use, policy_callers
+from tfmp._keras import first_use, policy_callers, symbolic_calls
 from tfmp._support import checks
 from tfmp._support.policy_names import NAMES, full_name
 
@@ -183,7 +183,12 @@ def policy_at(policy: keras.DTypePolicy, path: str | None) -> keras.DTypePolicy:
 def recipe_at(
     policy: keras.DTypePolicy, path: str | None
 ) -> recipes.Recipe | None:
-    """Returns the recipe that a policy, or map of policies, has for a path."""
+    """Returns the recipe that a policy, or map of policies, has for a path.
+
+    None while layers compute as those of Keras: `symbolic_calls.as_stock`.
+    """
+    if symbolic_calls.is_as_stock():
+        return None
     return recipe_of(policy_at(policy, path))
 
 
