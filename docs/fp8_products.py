@@ -111,7 +111,7 @@ def text(
 ) -> str:
     """Returns one piece of text, its base line at `y`.
 
-    >>> text(1, 2, "a > b", 3)[-13:]
+    >>> text(1, 2, "a > b", 3)[-16:]
     '>a &gt; b</text>'
     """
     place = f'x="{x}" y="{y}" font-size="{size}"'

@@ -48,7 +48,7 @@ def _of_emulated(model: str, paths: list[str]) -> str:
     if len(paths) > MOST_NAMED:
         named += f" and {len(paths) - MOST_NAMED} more"
     return (
-        f"No sample has emulated layers, of the model {model!r}: {named}. "
+        f"Emulated layers of the model {model!r} are in no sample: {named}. "
         "They keep no scale, and each of their products rounds its operands "
         "along other axes, so that a tensor has no single error. "
         "tfmp.analysis.sensitivity has the errors of each role; "

@@ -117,8 +117,8 @@ def of_keras(kwargs: dict[str, Any], growth_steps: Any) -> Any:
     if rest:
         unknown = "`, `".join(rest)
         raise ValueError(
-            "LossScaleOptimizer must be given the arguments that it documents, "
-            f"without `{unknown}`. Received: {rest!r}"
+            f"LossScaleOptimizer does not have the arguments: `{unknown}`. "
+            f"Received: {rest!r}"
         )
     return growth_steps
 
