@@ -67,6 +67,7 @@ def painted() -> Iterator[tuple[str, list[float]]]:
         loss_scale,
     )
     for paint in painters:
+        plt.close("all")  # a figure that others left open would be painted on
         with matplotlib.rc_context(STYLE):
             paint()
             yield paint.__name__, numbers()
