@@ -177,7 +177,10 @@ def test_what_overflows_in_float16_is_said(name):
     assert not is_finite(model)
 
 
-@pytest.mark.parametrize("make", {*OVERFLOWING.values()} - {t5_gemma})
+@pytest.mark.parametrize(
+    "make",
+    [x for x in dict.fromkeys(OVERFLOWING.values()) if x is not t5_gemma],
+)
 def test_keras_alone_overflows_too(make):
     keras.config.set_dtype_policy("mixed_float16")
     assert not is_finite(make())
