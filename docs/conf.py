@@ -15,7 +15,7 @@ from typing import Any
 HERE = pathlib.Path(__file__).parent
 # Links to files that are no page here, and to pages at the top of the tree.
 SOURCE = re.compile(
-    r"\[(`[^`\]]+`)\]\((?:\.\./)*(?:tfmp|tests|benchmarks|examples)/.*?\)"
+    r"\[([^\]]+)\]\((?:\.\./)*(?:tfmp|tests|benchmarks|examples)/.*?\)"
 )
 TOP = re.compile(r"\]\(\.\./\.\./(?=[A-Z]+\.md)")
 sys.path[:0] = [str(HERE.parent), str(HERE)]
