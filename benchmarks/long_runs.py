@@ -6,7 +6,8 @@ Four programs, each with and without XLA, by tfmp and by plain Keras, each in
 a process of its own:
 
     changes       one model, 200 changes of precision, a step after each
-    alternations  the same, by a `PrecisionScheduler` in one `fit`
+    alternations  the same, by a `PrecisionScheduler` in one `fit`, which
+                  keeps the compiled steps (`programs=4`)
     models        100 models made, trained for a step, deleted, session cleared
     lengths       5,000 steps, each of another batch size and length
 
@@ -116,7 +117,7 @@ def alternations(memory: Memory, library: str, jit_compile: bool) -> None:
     """Changes the precision of one model within a `fit`, there and back."""
     policies = "mixed_float8", "mixed_bfloat16"
     times = {time: policies[time % 2] for time in range(memory.count)}
-    scheduler = tfmp.callbacks.PrecisionScheduler(times)
+    scheduler = tfmp.callbacks.PrecisionScheduler(times, programs=4)
     looks = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: memory.look()
     )

@@ -151,10 +151,10 @@ class Counts(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self.seen = 0
+        self.seen, self.sums = 0, np.zeros(2)
 
     def on_epoch_end(self, epoch, logs=None):
-        self.seen += 1
+        self.seen, self.sums = self.seen + 1, self.sums + 1
 
 
 class CountsOn(Counts):
@@ -168,7 +168,7 @@ class CountsOn(Counts):
 
 
 def test_a_callback_of_ones_own_goes_on_or_is_named(tmp_path):
-    said = r"Counts goes on without .* `seen`: with methods `get_state\(\)`"
+    said = "Counts goes on without .* `seen`, `sums`: with methods `get_state"
     with pytest.warns(RuntimeWarning, match=said) as caught:
         ends = both(lambda _: [Counts(), CountsOn()], kill_at(1), tmp_path)
     assert len([w for w in caught if w.category is RuntimeWarning]) == 1

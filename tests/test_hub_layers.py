@@ -8,8 +8,9 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+import sweep_models
 import tensorflow as tf
-from third_party import HEADS, HIDDEN, TEXT, WIDTH, grouped, text
+from third_party import HIDDEN, TEXT, WIDTH, grouped, text
 
 import tfmp
 from tfmp.conversion import hub_layers
@@ -123,18 +124,7 @@ def t5():
 
 
 def t5_gemma(name="T5GemmaBackbone"):
-    side = {
-        "hidden_dim": WIDTH,
-        "intermediate_dim": HIDDEN,
-        "num_layers": 1,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": 1,
-        "head_dim": 16,
-        "layer_types": ["full_attention"],
-    }
-    sides = {f"{s}_{k}": side[k] for s in ("encoder", "decoder") for k in side}
-    cls = getattr(keras_hub.models, name)
-    return cls(32, **sides, cross_attention_hidden_size=WIDTH)
+    return getattr(keras_hub.models, name)(**sweep_models.T5GEMMA)
 
 
 def rwkv7():

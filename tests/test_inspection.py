@@ -331,7 +331,7 @@ class Open(keras.layers.Layer):
         (TypeError, "`inputs` must be arrays", (dense, [1.0, 2.0])),
         (TypeError, "`inputs` must be arrays", (dense, "abc")),
         (ValueError, "known rank", (len, tf.TensorSpec(None))),
-        (ValueError, "needs a model that is compiled", (dense, 0, 0)),
+        (ValueError, "^`y`, .* needs a model that is", (dense, 0, 0)),
         (ValueError, "x, y and sample_weight", (dense, 0, 0, 0, 0)),
     ],
 )

@@ -29,6 +29,10 @@ UNCOMPILED = (
 )
 
 
+class NoLossError(ValueError):
+    """Labels were given for a model that has no loss."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Step:
     """A function that is traced, and not run.
@@ -201,6 +205,8 @@ def _traced(
     compiled = tf.function(call, jit_compile=True, autograph=False)
     try:
         compiled.get_concrete_function(*flat)
+    except NoLossError:
+        raise
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
@@ -225,9 +231,10 @@ def _loss(model: Any, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
     if isinstance(model, keras.Model):
         loss = training_pass.train_loss(model, x, y, outputs, sample_weight)
     if loss is None:
-        raise ValueError(
+        raise NoLossError(
             "`y`, the second of `inputs`, needs a model that is compiled with "
-            f"a loss. Received: {model.name!r}, which is not"
+            "a loss; without one leave `y` out, or give a function that "
+            f"returns loss and gradients. Received: {model.name!r}"
         )
     return loss
 

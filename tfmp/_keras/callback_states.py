@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 # Of each class, what a training depends on that goes on; the rest follows.
 KEPT: Mapping[str, tuple[str, ...]] = {
@@ -62,7 +63,8 @@ def is_of_keras(callback: Any) -> bool:
 def simple_state(callback: Any) -> dict[str, Any]:
     """Returns what can be compared of a callback that nobody knows.
 
-    Numbers, texts, and how long its containers are; not what Keras sets.
+    Numbers, texts, bytes of arrays, and how long its containers are; not what
+    Keras sets.
     """
     of_keras = vars(keras.callbacks.Callback()).keys()
     found: dict[str, Any] = {}
@@ -73,6 +75,8 @@ def simple_state(callback: Any) -> dict[str, Any]:
             found[name] = value
         elif isinstance(value, list | dict | set):
             found[name] = len(value)
+        elif isinstance(value, np.ndarray | np.generic):
+            found[name] = np.asarray(value).tobytes()
     return found
 
 
