@@ -152,6 +152,27 @@ def test_a_function_of_the_users_own_is_named():
         tfmp.revert(model)
 
 
+class Served:
+    """A function with a signature, which TensorFlow can trace at any time."""
+
+    ran = False
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4])])
+    def serve(self, x):
+        Served.ran = True
+        return x
+
+
+def test_looking_for_functions_traces_none():
+    of_an_object = Served().serve
+    of_the_class = Served.serve  # to trace it is an error: no `self`
+    model = make()
+    tfmp.convert(model)
+    tfmp.revert(model)
+    assert not Served.ran
+    del of_an_object, of_the_class
+
+
 def test_models_of_other_layers_are_left_alone():
     model, other = make(), make()
     predict(model), predict(other)

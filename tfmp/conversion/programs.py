@@ -95,7 +95,10 @@ def _traced() -> Iterator[Any]:
 
 
 def _uses(function: Any, variables: set[int]) -> bool:
-    every: Any = getattr(function, "_list_all_concrete_functions", list)()
+    # What is traced, and no more: to ask TensorFlow for all concrete functions
+    # traces one with an `input_signature`, which runs a user's code.
+    cache = getattr(function, "_function_cache", None)
+    every: Any = () if cache is None else cache.values()
     return any(id(v) in variables for each in every for v in each.variables)
 
 
