@@ -118,6 +118,7 @@ GPT = choice_workloads.TASKS["gpt"]
 TASKS = {
     **choice_workloads.TASKS,
     "gpt-256": GPT._replace(make=lambda: choice_workloads.gpt(width=256)),
+    "gpt-512": GPT._replace(make=lambda: choice_workloads.gpt(width=512)),
     "bert": fine_tuning.TASK,
 }
 ROWS: dict[str, Row] = {
