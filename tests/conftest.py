@@ -18,6 +18,27 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("tfmp")
 
 
+def pytest_configure(config):
+    """Leaves out slow tests, unless something is asked for.
+
+    A file, a folder, `-k` or `-m` asks.
+    """
+    asked = config.option.markexpr or config.option.keyword
+    of_settings = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if of_settings and not asked:
+        config.option.markexpr = "not slow"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks as slow the cases that `slow_but` does not name."""
+    for item in items:
+        for mark in item.iter_markers("slow_but"):
+            name = item.nodeid.partition("::")[2]
+            if not any(part in name for part in mark.args):
+                item.add_marker("slow")
+
+
 def pytest_collection_finish():
     """Spares the collector TensorFlow and Keras, which no test sets free.
 
@@ -29,10 +50,15 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True)
 def restore_policy():
-    """Gives each test, and leaves behind it, Keras' policy as it was."""
+    """Gives each test, and leaves behind it, Keras' policy as it was.
+
+    And the same seed, so that no test depends on those before it.
+    """
     import keras
 
     from tfmp._keras import internals
+
+    keras.utils.set_random_seed(0)
 
     internals.conversion_known(False)
     before, new = keras.config.dtype_policy(), keras.Layer.__dict__["__new__"]

@@ -98,16 +98,19 @@ def decibels(row):
     return logits, np.mean(grads)
 
 
+@pytest.mark.slow_but("[delayed]")
 @pytest.mark.parametrize("row", ["current", "delayed"])
 def test_errors_are_those_of_the_format(row):
     np.testing.assert_allclose(decibels(row), decibels("emulated"), atol=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", ["tensorwise", "rowwise"])
 def test_logits_are_as_exact_as_in_other_libraries(peer):
     assert decibels("delayed")[0] > decibels(peer)[0] - 0.5
 
 
+@pytest.mark.slow
 def test_with_outputs_of_projections_in_bfloat16_there_is_less_error():
     gain = np.subtract(decibels("preset"), decibels("delayed"))
     assert min(gain) > 0.5
@@ -118,6 +121,7 @@ def test_one_bit_less_would_be_seen():
     assert logits > 4 and grads > 2
 
 
+@pytest.mark.slow
 def test_a_training_ends_where_it_ends_in_bfloat16():
     wide, low = (
         trained(row).evaluate(*text()[1], BATCH, verbose=0)

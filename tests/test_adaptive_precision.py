@@ -160,6 +160,7 @@ def test_the_report_shows_the_changes(planted):
         assert "<td>".join(f"{w}</td>" for w in row[1:]) in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [23, 71])
 def test_a_run_that_was_killed_goes_on_bit_for_bit(planted, killed, tmp_path):
     """With one in trouble of two, or with a measured step not looked at."""
@@ -230,6 +231,7 @@ def test_a_shadow_measures_what_fp8_would():
         assert found == pytest.approx(expected, rel=1e-2), name
 
 
+@pytest.mark.slow_but("[nan]")
 @pytest.mark.parametrize("kind", ["nan", "spike"])
 def test_it_goes_back_to_the_last_good_state_bit_for_bit(kind):
     """Of step 8: the state of step 16 had not proved good yet."""
@@ -265,6 +267,7 @@ def test_it_goes_back_to_the_last_good_state_bit_for_bit(kind):
     )
 
 
+@pytest.mark.slow
 def test_what_a_later_callback_restores_is_followed():
     """What is at the top by then does not go up from where it was."""
     model = make()
@@ -290,6 +293,7 @@ def test_without_a_layer_to_go_up_nothing_is_done():
     assert adaptive.changes == []
 
 
+@pytest.mark.slow
 def test_it_trains_as_bfloat16_where_fp8_stalls():
     found, shares = {}, []
     for policy in ("mixed_bfloat16", "mixed_float8", "adaptive"):

@@ -110,6 +110,7 @@ def draw(rng: np.random.Generator) -> tuple[np.ndarray, bool]:
     return observed, rng.random() < 0.85
 
 
+@pytest.mark.slow_but("settings1", "settings2", "settings3")
 @pytest.mark.parametrize(
     "settings",
     [
@@ -264,6 +265,7 @@ def test_an_assumed_gradient_follows_the_loss_scale():
     assert np.isfinite(assumed(history.states)).all()
 
 
+@pytest.mark.slow
 def test_the_history_of_a_real_fit():
     model = make_model()
     rng = np.random.default_rng(0)

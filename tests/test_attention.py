@@ -184,6 +184,7 @@ def test_projections_and_nothing_else_have_state(make):
     assert [v.path.split("/", 1)[1] for v in rest] == paths
 
 
+@pytest.mark.slow_but("[value")
 @MAKERS
 @pytest.mark.parametrize("name", ["value", "gate", "attention_output"])
 def test_each_projection_is_near_the_keras_layer(make, name):
@@ -323,6 +324,7 @@ def test_queries_and_keys_of_unknown_and_different_lengths():
     assert oracles.decibels(exact, function(q, v)) > 20
 
 
+@pytest.mark.slow
 def test_a_model_that_fit_builds_trains():
     class Block(keras.Model):
         def __init__(self):

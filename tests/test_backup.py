@@ -164,6 +164,7 @@ def every(save_freq, **arguments):
     return lambda folder: BackupAndRestore(folder, save_freq, **arguments)
 
 
+@pytest.mark.slow_but("arrays-2-", "dataset")
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize(
     ("kind", "save_freq", "kill"),
@@ -199,6 +200,7 @@ def test_trained_batches_are_not_trained_again(trained, tmp_path):
     assert batches[0] == (1, 0) and len(batches) == 2 * STEPS
 
 
+@pytest.mark.slow
 def test_steps_per_execution_in_a_new_model(tmp_path):
     """Metrics and optimizer of the second model are not built before."""
     first = make(steps_per_execution=4)
@@ -333,6 +335,7 @@ def test_what_comes_after_it_is_warned_of(trained, tmp_path):
     fit(start_again(model, initial), "arrays", backup)
 
 
+@pytest.mark.slow
 def test_killed_for_real(tmp_path):
     """The script that kills processes: an FP8 training, SIGKILL.
 

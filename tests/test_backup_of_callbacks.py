@@ -87,6 +87,7 @@ def assert_alike(ends):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [1, 2, 3])
 def test_early_stopping_ends_at_the_same_epoch(killed, tmp_path):
     """Also if it had ended the training when the run was killed."""
@@ -100,6 +101,7 @@ def test_early_stopping_ends_at_the_same_epoch(killed, tmp_path):
     assert ends[1][1].epoch == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_rate_is_reduced_at_the_same_epochs(tmp_path):
     def callbacks(_):
         return [
@@ -334,6 +336,7 @@ def overflowing():
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [4, 8, 10])
 @pytest.mark.filterwarnings("ignore:LossScaleOptimizer")
 def test_a_training_that_only_skips_ends_at_the_same_step(killed, tmp_path):
@@ -366,6 +369,7 @@ def watched():
     return model
 
 
+@pytest.mark.slow_but("[killed1]")
 @pytest.mark.parametrize("killed", [(1, 2), (2, 0)])
 def test_a_monitor_tells_each_thing_once_and_history_the_same(killed, tmp_path):
     """Of steps that are all skipped, which the third sample tells."""

@@ -29,6 +29,7 @@ def sites(trial, *words):
     return found
 
 
+@pytest.mark.slow_but("-nan]", "delayed-inf")
 @pytest.mark.parametrize("kind", inject_faults.KINDS)
 def test_training_goes_on_after_a_fault(trial, kind):
     value, outcomes = inject_faults.KINDS[kind], set()
@@ -93,6 +94,7 @@ def test_a_tap_plants_what_it_is_told():
         np.testing.assert_array_equal(tape.gradient(y, x), slope)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layer", "jit"),
     [("dense", True), ("dense", False), ("conv", True), ("attention", False)],
@@ -115,6 +117,7 @@ def test_nan_is_not_hidden_in_inference(layer, jit):
     assert np.isnan(y[0, 2]).all() and np.isfinite(y[1]).all()
 
 
+@pytest.mark.slow_but("tenfold", "collapses")
 @pytest.mark.parametrize(
     ("pattern", "recipe", "steps"),
     [

@@ -256,6 +256,7 @@ print(json.dumps(training_steps.alone("tiny", "tfmp delayed", False, 2)))
 """
 
 
+@pytest.mark.slow
 def test_a_training_step_alone():
     path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
     run = subprocess.run(

@@ -43,6 +43,7 @@ def gradients(mode, function, dtype, shapes):
     return MODES[mode](run).get_concrete_function(*specs)
 
 
+@pytest.mark.slow_but("graph")
 @pytest.mark.parametrize(
     ("mode", "dtype", "shapes", "lengths"),
     [("graph", *case) for case in CASES] + [("xla", *CASES[1])],

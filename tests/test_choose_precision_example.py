@@ -27,6 +27,7 @@ def defined():
         delattr(FLAGS, name)
 
 
+@pytest.mark.slow
 def test_a_run(tmp_path, capsys):
     """Of a batch so large that FP8 pays, also with 1024 columns."""
     saved = flagsaver.save_flag_values()

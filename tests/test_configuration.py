@@ -126,6 +126,7 @@ def test_the_machine_is_looked_at_by_default(monkeypatch):
     assert keras.config.dtype_policy().name == "mixed_float16"
 
 
+@pytest.mark.slow
 def test_tensorflow_can_still_be_set_up_afterwards():
     # TensorFlow refuses this once its devices are started.
     code = """

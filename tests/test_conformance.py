@@ -475,6 +475,9 @@ def test_config_round_trip(case):
             assert as_json(each) == kept
 
 
+@pytest.mark.slow_but(
+    "[Dense]", "[Conv2D]", "[Batch", "[GroupedQueryAttention]"
+)
 def test_keras_file(case, pair, tmp_path):
     model = case.model(pair.ours, case.unknown)
     model.save(tmp_path / "model.keras")
@@ -508,6 +511,7 @@ def test_weights_files_are_those_of_the_keras_layer(case, pair, tmp_path):
     assert all(np.all(s.amax.numpy() == 0) for s in all_states(other))
 
 
+@pytest.mark.slow_but("[Dense]", "[Conv2D]", "[Batch")
 def test_saved_model_of_any_batch_and_lengths(case, pair, tmp_path):
     model = case.model(pair.ours, case.unknown)
     stock = case.model(pair.stock, case.unknown)
@@ -521,6 +525,7 @@ def test_saved_model_of_any_batch_and_lengths(case, pair, tmp_path):
     assert oracles.same_bits(served.serve(x), model(x, training=False))
 
 
+@pytest.mark.slow_but("[Dense]", "[EinsumDense]", "[Conv2D]", "[Batch")
 def test_modes_agree_and_one_trace_serves_a_shape(case, pair, products):
     def run(*x):
         return step(case, pair.ours, x)
@@ -601,6 +606,7 @@ def test_masks_pass_as_with_the_keras_layer(case):
     assert near(y.numpy(), low_y.numpy()) > ONE_PRODUCT
 
 
+@pytest.mark.slow_but("[Dense]", "[Conv2D]")
 def test_fit_inside_time_distributed_traces_once(case, products):
     layer = case.make()
     if case.inputs > 1:  # It takes one.
@@ -662,6 +668,7 @@ def test_called_twice_it_adds_gradients_and_observations(case, pair):
         np.testing.assert_array_equal(both[name], most)
 
 
+@pytest.mark.slow_but("after_build", "[Dense-")
 @pytest.mark.parametrize("when", ["before_build", "after_build"])
 def test_frozen_it_stays_as_it_is(case, pair, when):
     layer = case.built(trainable=when == "after_build")

@@ -45,6 +45,7 @@ def step(x, w, amax, recipe=None):
 # One result, however it is run.
 
 
+@pytest.mark.slow_but("bfloat16")
 @pytest.mark.parametrize(
     ("dtype", "recipe"),
     [("float32", "delayed"), ("bfloat16", "current"), ("float16", "delayed")],
@@ -104,6 +105,7 @@ def saved_model(folder):
     tf.saved_model.save(module, f"{folder}/model", options=options)
 
 
+@pytest.mark.slow
 def test_saved_model_without_tfmp(tmp_path):
     """Saved with an unknown batch, loaded by TensorFlow alone."""
     x, w = normal(0, 6, 7), normal(1, 7, 3)
@@ -279,6 +281,7 @@ INSIDE = [
 ]
 
 
+@pytest.mark.slow_but("[graph]", "[xla]")
 @each_mode
 def test_inside_of(run):
     """On whole numbers, and a kernel that permutes them: exact."""
@@ -355,6 +358,7 @@ def test_compiles_once_a_shape():
         assert backward.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.slow
 def test_many_shapes_are_not_taken_for_one_function_traced_too_often():
     logger, said = logging.getLogger("tensorflow"), []
     handler = logging.Handler()

@@ -270,6 +270,7 @@ def trained():
     return model, x, losses
 
 
+@pytest.mark.slow
 def test_training(trained):
     model, _, losses = trained
     assert losses[-1] < 0.9 * losses[0]

@@ -120,6 +120,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow_but("[1]", "[2]")
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_exact(rank):
     """All of a rank in one program."""
@@ -283,6 +284,9 @@ def check(case, dtype, name):
     return actual[3].numpy()
 
 
+@pytest.mark.slow_but(
+    "-delayed]", "-current]", "projections", "high_precision_output"
+)
 @pytest.mark.parametrize(
     ("dtype", "name"),
     [
@@ -309,8 +313,9 @@ def test_numerics(dtype, name):
 
 
 def test_numerics_run_every_recipe():
-    (mark,) = test_numerics.pytestmark
-    assert {name for _, name in mark.args[1]} == set(RECIPES)
+    marks = {mark.name: mark for mark in test_numerics.pytestmark}
+    cases = marks["parametrize"].args[1]
+    assert {name for _, name in cases} == set(RECIPES)
 
 
 @pytest.mark.parametrize(

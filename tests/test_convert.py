@@ -71,6 +71,7 @@ def test_every_contraction_is_converted_in_place(name):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow_but("[sequential", "[functional")
 @pytest.mark.parametrize(
     "make",
     [
@@ -98,6 +99,7 @@ def test_a_converted_model_trains_and_is_saved(make, tmp_path):
     assert policies_of(loaded) == policies_of(model)
 
 
+@pytest.mark.slow_but("[sequential]", "[functional]")
 @every_model
 def test_reverting_gives_everything_back(name):
     model = models.MODELS[name]()
@@ -132,6 +134,7 @@ def test_what_is_not_built_is_reverted_too():
     assert not amax_of(model)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_built_later_is_converted_whole():
     keras.utils.set_random_seed(0)
     early = models.subclassed(built=False)
@@ -145,6 +148,7 @@ def test_a_model_that_is_built_later_is_converted_whole():
     assert len(early.variables) == len(late.variables)
 
 
+@pytest.mark.slow_but("[ours", "[scaled")
 @pytest.mark.parametrize(
     ("optimizer", "how"),
     [
@@ -229,6 +233,7 @@ def test_converting_twice_keeps_what_was_observed():
     fit(model)
 
 
+@pytest.mark.slow
 def test_layers_of_tfmp_and_of_keras_are_the_same_after_it():
     outputs = []
     for module in (tfmp.layers, keras.layers):
@@ -443,6 +448,7 @@ def test_scores_in_fp8_by_recipe():
     assert report.float8_products == 6 * 3 + 2 * 3
 
 
+@pytest.mark.slow_but("[sequential]", "[functional]")
 @every_model
 def test_weights_go_both_ways(name, tmp_path):
     path = tmp_path / "x.weights.h5"

@@ -34,6 +34,7 @@ def parse():
     flagsaver.restore_flag_values(saved)
 
 
+@pytest.mark.slow
 def test_a_run(parse, capsys):
     parse(*TINY, "--policies=mixed_bfloat16,mixed_float8", "--nojit_compile")
     example.main(["convert_pretrained"])

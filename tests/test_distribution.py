@@ -100,6 +100,7 @@ def test_differing_sees_what_differs():
     assert differing(hashes, 2) == ["differs", "one"]
 
 
+@pytest.mark.slow
 def test_replicas_hold_one_state_after_every_step(run):
     number, steps = run
     assert len(steps) == len(replicas.KINDS) + 1

@@ -91,12 +91,22 @@ PROGRAMS = [
 ]
 
 
+@pytest.mark.slow_but("README")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_programs_of_the_pages_run(program, tmp_path):
     done = run(program, tmp_path)
     assert done.returncode == 0, done.stderr[-4000:]
 
 
+@pytest.mark.slow_but(
+    "start.md",
+    "coming_from",
+    "numerics",
+    "precision.md",
+    "emulation",
+    "recipes",
+    "formats",
+)
 @pytest.mark.parametrize("page", GUIDES)
 def test_guides_print_what_they_say(page, tmp_path):
     program, said = guide(read(page))

@@ -231,6 +231,7 @@ def test_operands_of_a_convolution(how):
     check_close([y, dx, dw], [expected, expected_dx, expected_dw])
 
 
+@pytest.mark.slow
 def test_stochastic_gradients_repeat():
     recipe = Emulated("E4M3", backward_rounding="stochastic")
     other = dataclasses.replace(recipe, seed=1)
@@ -294,6 +295,7 @@ def trained():
     return model, report, losses
 
 
+@pytest.mark.slow
 def test_a_model_trains(trained):
     model, _, losses = trained
     assert losses[-1] < 0.8 * losses[0]

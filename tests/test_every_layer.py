@@ -73,17 +73,30 @@ def check(name: str, policy: str, way: str, jit_compile: bool) -> None:
         assert run(name, "float32", way, jit_compile), wrong
 
 
+@pytest.mark.slow_but("[Dense]", "[LSTM]", "[Conv2D]", "[MultiHeadAttention]")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_layer_trains_under_xla_as_in_float32(name):
     number = turn(name)
     check(name, NARROW[number % 3], WAYS[number // 3 % 3], jit_compile=True)
 
 
+@pytest.mark.slow_but(
+    "[GRU]",
+    "[Conv",
+    "[Sep",
+    "[Dense",
+    "Normalization]",
+    "Attention]",
+    "[Ein",
+    "[Emb",
+    "[Bidi",
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_layer_trains_in_a_graph(name):
     check(name, "mixed_float16", WAYS[turn(name) % 3], jit_compile=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", NARROW)
 @pytest.mark.parametrize("way", WAYS)
 def test_upsampling_trains_under_xla(policy, way):

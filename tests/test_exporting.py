@@ -196,6 +196,7 @@ def test_same_state_can_fail():
         assert_same_state(before, state(model))
 
 
+@pytest.mark.slow_but("[dense-", "[attention-onnx", "[conv-onnx")
 @pytest.mark.parametrize(("name", "format"), ELSEWHERE)
 def test_runs_elsewhere_at_any_batch_size(name, format, tmp_path):
     need(format)
@@ -218,6 +219,7 @@ DELAYED = tfmp.recipes.DelayedScaling()
 E5M2_KERNEL = tfmp.recipes.DelayedScaling(kernel="E5M2", fp8_format="E4M3")
 
 
+@pytest.mark.slow_but("[DelayedScaling()-None]")
 @pytest.mark.parametrize(
     ("recipe", "amax"),
     [
@@ -251,6 +253,7 @@ def test_quantized_kernels_are_those_that_fp8_multiplies(
     assert np.any(outputs_of(model, x) != y)
 
 
+@pytest.mark.slow_but("[dense]", "[einsum")
 @each_model
 def test_quantized_and_float_kernels(name, tmp_path):
     """Those that FP8 models multiply, and those of the Keras layers."""
@@ -303,6 +306,7 @@ def test_lora_is_rounded_with_its_kernel(tmp_path):
     assert report.sqnr > 28  # 21 if the kernel's own rounding were added
 
 
+@pytest.mark.slow
 @each_format
 def test_training_goes_on_as_if_nothing_had_been(format, tmp_path):
     need(format)
@@ -406,6 +410,7 @@ def test_expected_sqnr(dtype, layers, decibels):
     assert plain_model.expected_sqnr(model) == pytest.approx(decibels)
 
 
+@pytest.mark.slow
 def test_expected_sqnr_holds_in_a_deep_model(tmp_path):
     stack = [
         tfmp.layers.Dense(64, "relu", kernel_initializer="he_normal", **FLOAT8)
@@ -646,6 +651,7 @@ def everything():
     return model
 
 
+@pytest.mark.slow
 def test_saved_models_run_without_tfmp(tmp_path):
     """Those of Keras' own `model.export`, and those of `tfmp.export`."""
     plain, ours = everything(), observed("dense")

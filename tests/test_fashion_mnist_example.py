@@ -19,6 +19,7 @@ from absl.testing import flagsaver
 
 import tfmp
 
+pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 POLICIES = ("mixed_bfloat16", "mixed_float8")
 STEPS = 39
@@ -145,6 +146,7 @@ def test_it_draws_a_picture(folder, results):
         assert 0.01 < np.mean(half < 255) < 0.5
 
 
+@pytest.mark.slow
 def test_a_wrong_flag_ends_it(tmp_path):
     failed = run_example(tmp_path, "--data_dir=here")
     assert failed.returncode == 1

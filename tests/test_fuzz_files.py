@@ -11,6 +11,7 @@ import tfmp
 from tfmp._support import plain_values
 
 
+@pytest.mark.slow
 def test_odd_files_are_read_or_rejected_in_a_few_lines():
     for name, counts in fuzz_files.run(tries=180, seed=0).items():
         assert set(counts) <= {"read", "rejected"}, (name, counts)

@@ -132,6 +132,7 @@ def test_table():
     assert delayed[1] == "18 / 18 of 24" and delayed[3] == "100% / 100%"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "low"),
     [("mixed_bfloat16", 0), ("tfmp delayed", 18), ("tfmp attention", 24)],

@@ -142,6 +142,7 @@ def trained(policy: str, way: str, optimizer: str) -> float:
     return float(np.mean([loop.loss(x[i], y[i]) for i in range(len(x))]))
 
 
+@pytest.mark.slow_but("[sam", "[normed-tfmp", "[clipped-tfmp")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("way", WAYS)
 def test_it_trains_as_bfloat16_does(way, optimizer):
@@ -160,6 +161,7 @@ def test_the_losses_tell_a_training_that_went_wrong():
 SCALES = [(2.0**15, 2.0**15), (2.0**15, 1.0), (1.0, 2.0**15)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dense", "convolution"])
 def test_a_gradient_through_a_network_of_another_scale(kind):
     """A generator's through a discriminator, an actor's through a critic."""
@@ -215,6 +217,7 @@ def through(kind: str, outer: float, inner: float) -> float:
     return float(tf.norm(found)) / outer
 
 
+@pytest.mark.slow_but("[False]")
 @pytest.mark.parametrize("training", [None, False])
 def test_a_saliency_map_after_a_training_at_a_large_scale(training):
     """Also of convolutions, whose gradients are E4M3: Grad-CAM."""
@@ -271,6 +274,7 @@ def test_checkpoints_of_tensorflow_both_ways(written, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow_but("[False]")
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_a_function_called_several_times_loses_no_observation(jit_compile):
     """Calls that share a variable run one after the other."""

@@ -54,6 +54,7 @@ def train(layer):
     return loss, tape.gradient(total, layer.trainable_variables)
 
 
+@pytest.mark.slow_but("mixtral")
 @pytest.mark.parametrize("policy", NARROW)
 @pytest.mark.parametrize("name", BLOCKS)
 def test_experts_train_in_16_bits_with_a_padding_mask(name, policy):
@@ -156,6 +157,7 @@ def is_finite(model):
     return all(np.isfinite(np.float32(each)).all() for each in outputs)
 
 
+@pytest.mark.slow_but("[T5GemmaDecoderLayer]")
 @pytest.mark.parametrize("name", hub_layers.OVERFLOWS)
 def test_what_overflows_in_float16_is_said(name):
     model = OVERFLOWING[name]()
@@ -167,6 +169,7 @@ def test_what_overflows_in_float16_is_said(name):
     assert not is_finite(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [x for x in dict.fromkeys(OVERFLOWING.values()) if x is not t5_gemma],

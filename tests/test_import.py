@@ -133,6 +133,7 @@ def test_import_leaves_devices_to_be_configured(facts):
     assert facts["devices"] == 2
 
 
+@pytest.mark.slow
 def test_probe_can_fail(tmp_path):
     (tmp_path / "bad.py").write_text(BAD)
     (tmp_path / "heavy.py").write_text("")

@@ -214,6 +214,7 @@ def test_text_is_not_compiled():
         tfmp.inspect(model)
 
 
+@pytest.mark.slow
 def test_a_function_that_assigns_variables():
     kernel = tf.Variable(tf.ones([16, 16]))
 
@@ -292,6 +293,7 @@ def test_an_assertion_without_any_float8():
         tfmp.assert_fp8(lambda x: x @ x, tf.ones([4, 4]))
 
 
+@pytest.mark.slow
 def test_what_is_compiled_here(model):
     """The way of a real GPU, on this device: XLA widens FP8 on a CPU."""
     step = inspected_steps.of_model(model, (), Sizes(8))

@@ -81,6 +81,7 @@ def test_fault_3_scales_of_a_shared_layer_do_not_grow(optimizer):
     assert max(row[INPUTS] for row in seen) <= 3 * seen[0][INPUTS]
 
 
+@pytest.mark.slow_but("0]", "xla", "True", "jit")
 @pytest.mark.parametrize(
     "mode", [{"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": 1}]
 )
@@ -480,6 +481,9 @@ LONG, SHORT = (
 )
 
 
+@pytest.mark.slow_but(
+    "1024)-DelayedScaling(amax_history_len=2)", "None-None", "None-Delayed"
+)
 @pytest.mark.parametrize("saved", [LONG, SHORT, None], ids=repr)
 @pytest.mark.parametrize("loaded", [LONG, SHORT, None], ids=repr)
 def test_fault_16_files_load_whatever_was_saved(saved, loaded, tmp_path):

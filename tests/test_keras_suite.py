@@ -10,7 +10,10 @@ from keras_suite import Known
 
 import tfmp
 
-pytestmark = pytest.mark.filterwarnings("ignore:::keras")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:::keras"),
+    pytest.mark.slow_but("DTypePolicy", "LossScaleOptimizerTest"),
+]
 
 MODULES = (
     "layers.core.dense_test",

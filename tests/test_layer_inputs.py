@@ -69,6 +69,7 @@ def outcome(layer, inputs, count):
         return None
 
 
+@pytest.mark.slow_but("[Dense", "[Conv2D", "[Ein", "float16")
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_takes_what_that_of_keras_takes(name, policy):
@@ -103,6 +104,7 @@ def test_a_convolution_takes_whole_numbers_too(name):
         np.testing.assert_array_equal(ours(x), expected)
 
 
+@pytest.mark.slow_but("[int32", "[bool-False")
 @pytest.mark.parametrize("jit_compile", [True, False])
 @pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "float64"])
 def test_a_converted_model_trains_on_whole_numbers(dtype, jit_compile):
@@ -135,6 +137,7 @@ class Net(keras.Model):
         return self.head(self.first(inputs))
 
 
+@pytest.mark.slow_but("[subclassed]")
 @pytest.mark.parametrize("how", ["functional", "subclassed"])
 def test_sparse_inputs_train_as_dense_ones_do(how):
     x, y = sparse_data()

@@ -109,6 +109,7 @@ EQUATIONS = [  # equation, output shape, bias axes, shape of the inputs
 ]
 
 
+@pytest.mark.slow
 def test_einsum_equations():
     """All of them in one program."""
     layers, inputs, exact = [], [], []

@@ -63,6 +63,7 @@ def test_what_can_be_flattened():
     assert lengths.flattened("no contraction") is None
 
 
+@pytest.mark.slow_but("bfloat16-delayed-graph")
 @pytest.mark.parametrize("mode", ["eager", "graph"])  # XLA's is exact
 @pytest.mark.parametrize(
     ("dtype", "recipe"),
@@ -136,6 +137,7 @@ def test_a_compiled_function_is_left_as_it_was():
     assert ["SplitV" in each for each in kinds] == [True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eagerly", [False, True])
 def test_new_lengths_need_no_new_programs(eagerly):
     contractions._compiled.cache_clear()

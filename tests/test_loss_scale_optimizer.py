@@ -198,6 +198,7 @@ def test_a_static_scale_of_one_trains_as_the_inner_optimizer_alone():
     assert same(*[values(model.variables) for model in models])
 
 
+@pytest.mark.slow_but("graph]", "eager]")
 @pytest.mark.filterwarnings("ignore:LossScale.* skipped:RuntimeWarning")
 @pytest.mark.parametrize(
     ("policy", "layer", "scale", "mode"),
@@ -229,6 +230,7 @@ def test_it_trains_other_models_as_keras_does(policy, layer, scale, mode):
 # A step that must be skipped.
 
 
+@pytest.mark.slow_but("[graph]")
 @pytest.mark.parametrize("mode", ["graph", "jit"])
 def test_a_skipped_step_changes_nothing_else(mode):
     model = make_model()
@@ -381,6 +383,7 @@ def make_inner(name: str) -> optimizers.Optimizer:
     )
 
 
+@pytest.mark.slow_but("graph]", "[Adam")
 @pytest.mark.parametrize(
     ("name", "mode"),
     [
@@ -635,6 +638,7 @@ def test_sparse_gradients(policy, mode, makes):
     assert same(values(first.variables), values(last.variables))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [True, False])
 def test_freezing_a_layer_and_compiling_again(again):
     model, mode = make_model(), "graph" if again else "eager"
@@ -749,6 +753,7 @@ def stopped() -> tuple[keras.Model, list[float]]:
     return model, train(model, scheduled(use_ema=False), epochs=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "restore", [from_keras, from_checkpoint, from_checkpoint_before_build]
 )

@@ -65,12 +65,14 @@ def runs(tmp_path_factory):
     return monitored, alone, monitor, [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_training_is_the_same(runs):
     monitored, alone, _, _ = runs
     for one, other in zip(monitored.weights, alone.weights, strict=True):
         np.testing.assert_array_equal(one, other, err_msg=one.path)
 
 
+@pytest.mark.slow
 def test_training_under_xla_is_the_same():
     keras.utils.set_random_seed(1)
     first = small(jit_compile=True)
@@ -159,6 +161,7 @@ def small(optimizer=None, policy=FP8, **options):
     return model
 
 
+@pytest.mark.slow
 def test_two_monitors_and_another_callback_that_stands_before(tmp_path):
     model = small()
     often, seldom = ScaleMonitor(every=1), ScaleMonitor(tmp_path, every=4)
@@ -186,6 +189,7 @@ def test_an_error_in_training_leaves_no_probe():
     assert int(model.optimizer.iterations) == 5
 
 
+@pytest.mark.slow
 def test_a_model_that_is_compiled_again_is_measured_again():
     model, monitor = small(run_eagerly=True), ScaleMonitor(every=4)
     fit(model, monitor, x=X[:, 0], y=Y[:, 0])

@@ -80,6 +80,7 @@ def test_configure_alone_warns_once_and_names_the_line():
     assert set(precisions(model)) == {"bfloat16"}
 
 
+@pytest.mark.slow
 def test_with_convert_everything_that_can_is_in_fp8():
     keras.utils.set_random_seed(2)
     with tfmp.policy_scope("mixed_float8", convert="all"):
@@ -202,6 +203,7 @@ def test_bad_convert_changes_nothing(convert):
     assert (tfmp.global_policy(), stock_layers.present()) == before
 
 
+@pytest.mark.slow
 def test_a_model_of_the_scope_is_saved_and_loads_without_it(tmp_path):
     with tfmp.policy_scope("mixed_float8", convert="all"):
         model = keras.Sequential([keras.Input([6, 16]), models.Block(16)])

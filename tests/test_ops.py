@@ -284,6 +284,7 @@ def contractions(draw):
     return f"{lhs},{rhs}->{out}", *shapes
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=2, derandomize=True)
 @hypothesis.given(st.lists(contractions(), min_size=7, max_size=7))
 def test_any_equation(cases):
@@ -291,6 +292,7 @@ def test_any_equation(cases):
     check_equations(cases)
 
 
+@pytest.mark.slow_but("lengths0", "lengths4", "lengths5")
 @pytest.mark.parametrize(
     ("equation", "lhs", "rhs", "lengths", "jit_compile"),
     [
@@ -381,6 +383,7 @@ def example(name, dtype, kernel_dtype="float32"):
     return tensors, amax, actual
 
 
+@pytest.mark.slow_but("[delayed-", "[current-", "e4m3_high", "[current_e5m2")
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [

@@ -48,6 +48,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow_but("15-1]", "[1-sgd]")
 @pytest.mark.parametrize("then", OPTIMIZERS)
 @pytest.mark.parametrize("now", OPTIMIZERS)
 def test_gradients_of_another_loss_scale_are_forgotten(then, now):
@@ -173,6 +174,7 @@ def fit_pair(folder, build=True, stop=None):
     return pair
 
 
+@pytest.mark.slow
 def test_optimizers_beside_the_models_own_go_on(tmp_path):
     whole = fit_pair(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -206,6 +208,7 @@ def in_parts(given):
     )
 
 
+@pytest.mark.slow_but("lambda", "[Loss")
 @pytest.mark.parametrize(
     "wrap", [lambda given: given, LossScaleOptimizer, in_parts]
 )

@@ -36,6 +36,7 @@ def fit(model, epochs=1, x=X):
     return model.fit(x, Y, 8, epochs, verbose=0, shuffle=False).history["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", [True, False])
 def test_constraints_hold_and_the_scale_follows_them(jit):
     constraint = keras.constraints.MaxNorm(0.25)
@@ -52,6 +53,7 @@ def test_constraints_hold_and_the_scale_follows_them(jit):
     assert newest == np.abs(kernel).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -126,6 +128,7 @@ PHASES = [
 ]
 
 
+@pytest.mark.slow
 def test_phases_with_different_recipes():
     layer = dense()
     model = model_of(layer, dense(1), inner=optimizers.Adam(0.01))

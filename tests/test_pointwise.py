@@ -33,6 +33,7 @@ def test_numerics(changes, dtype, name):
     check(POINTWISE._replace(**changes), dtype, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lengths", "open_at", "data_format"),
     [

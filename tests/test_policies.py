@@ -665,6 +665,7 @@ def input_shape(model: keras.Model) -> tuple[int, ...]:
     return (6,) if isinstance(model, Block) else model.input_shape[1:]
 
 
+@pytest.mark.slow_but("[functional", "[sequential-mixed")
 @pytest.mark.parametrize("around", ["mixed_float16", CURRENT], ids=str)
 @pytest.mark.parametrize("build", MODELS)
 def test_a_keras_file_keeps_the_policies(build, around, tmp_path):
@@ -718,6 +719,7 @@ print(json.dumps([
 """
 
 
+@pytest.mark.slow
 def test_a_new_process_needs_only_tfmp(tmp_path):
     model = functional()
     model.save(tmp_path / "model.keras")

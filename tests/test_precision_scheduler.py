@@ -155,6 +155,7 @@ def kept(before, after):
     )
 
 
+@pytest.mark.slow_but("Keras")
 @pytest.mark.parametrize(
     ("optimizer", "epochs", "options"),
     [
@@ -213,6 +214,7 @@ def test_a_layer_that_comes_back_has_its_scale_but_not_of_old_gradients():
     assert amax[3][2] == prior * scale != amax[2][2]
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_a_backup_bit_for_bit(tmp_path):
     """Killed while a layer has FP8 state that it does not use."""
 
@@ -334,6 +336,7 @@ def test_a_structure_gives_casting_back():
     assert model.autocast and structure.is_present
 
 
+@pytest.mark.slow
 def test_the_monitor_follows(tmp_path):
     """What left FP8 is in no sample, what came back is; and why is written."""
     model = make(run_eagerly=True)
@@ -497,6 +500,7 @@ def on_replicas():
     sys.stdout.write(json.dumps(found))
 
 
+@pytest.mark.slow
 def test_on_replicas():
     program = "import test_precision_scheduler as t; t.on_replicas()"
     path = (forked.ROOT, forked.ROOT / "tests")
@@ -538,6 +542,7 @@ ALTERNATING = {
 }
 
 
+@pytest.mark.slow
 def test_a_precision_that_comes_back_is_not_traced_again():
     """And trains as one that is, bit for bit.
 
@@ -555,6 +560,7 @@ def test_by_default_each_change_traces_a_step():
     assert PrecisionScheduler(ALTERNATING)._programs._most == 0
 
 
+@pytest.mark.slow_but("[rate]")
 @pytest.mark.parametrize("what", ["rate", "list", "trainable", "optimizer"])
 def test_a_step_is_traced_again_if_something_else_has_changed(what):
     """In epoch 3, when the step of epoch 1 would come back."""
@@ -668,6 +674,7 @@ def test_a_list_that_holds_itself_is_another_each_time():
     assert Signature(model) != Signature(model)
 
 
+@pytest.mark.slow
 def test_kept_steps_are_beside_those_of_a_monitor():
     """Which stands before the one that is kept, and measures another."""
     monitor = ScaleMonitor(every=2)
@@ -684,6 +691,7 @@ def test_kept_steps_are_beside_those_of_a_monitor():
     ]
 
 
+@pytest.mark.slow
 def test_only_the_newest_steps_are_kept():
     seen, _ = traced_in(ALTERNATING, programs=1)
     assert sorted(set(seen)) == [0, 1, 2]

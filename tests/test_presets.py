@@ -51,6 +51,7 @@ each_model = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @each_model
 def test_what_is_written_loads(make, base, part, tmp_path):
     model = make()

@@ -70,6 +70,7 @@ def recipes_of(model):
     return inside, others
 
 
+@pytest.mark.slow
 @each
 def test_a_model_converted_trained_and_loaded(make, tmp_path):
     keras.utils.set_random_seed(0)
@@ -99,6 +100,7 @@ def test_into_it_out_of_it_and_back(make):
     assert recipes_of(model) == (usual, usual)
 
 
+@pytest.mark.slow_but("[multi_head]")
 @each
 def test_outputs_are_those_of_bfloat16(make):
     keras.utils.set_random_seed(0)

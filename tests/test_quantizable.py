@@ -60,6 +60,7 @@ def trained(make):
     return model
 
 
+@pytest.mark.slow_but("[converted-int8]", "[layers of tfmp-float8]")
 @each_mode
 @each_model
 def test_a_trained_model_is_quantized_as_keras_would(make, mode, tmp_path):
@@ -95,6 +96,7 @@ def test_the_map_of_a_global_policy_is_left_alone():
     assert repr(MAP) == before
 
 
+@pytest.mark.slow
 def test_training_goes_on_with_what_is_left():
     model = trained(converted)
     model.quantize("int8")
@@ -112,6 +114,7 @@ def test_one_layer_can_be_chosen():
     assert np.isfinite(model.predict(X, verbose=0)).all()
 
 
+@pytest.mark.slow_but("[float8]")
 @each_mode
 def test_attention_is_quantized_and_loads(mode, tmp_path):
     inputs = keras.Input([6, 32])
@@ -173,6 +176,7 @@ def test_float16_is_refused_before_the_layer_has_changed():
     assert kinds(model) == before
 
 
+@pytest.mark.slow
 def test_gptq(tmp_path):
     ids = np.arange(6)[None] % 4
     embedding, dense = layers.Embedding(4, 32), layers.Dense(32, name="dense")

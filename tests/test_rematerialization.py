@@ -63,6 +63,7 @@ def gradients(kind, how, run):
     return found + observed
 
 
+@pytest.mark.slow_but("[dense-eager]", "[dense-graph]", "[norm")
 @pytest.mark.parametrize(
     ("kind", "mode"),
     [
@@ -84,6 +85,7 @@ def test_gradients_and_amax_are_those_without(kind, mode):
             np.testing.assert_array_equal(expected, value)
 
 
+@pytest.mark.slow
 def test_training_is_that_without():
     models = []
     for mode in ("activations", None):

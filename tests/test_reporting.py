@@ -167,6 +167,7 @@ def test_an_old_log_says_what_it_lacks(tmp_path):
     assert "E5M2" in text and "NaN" not in text
 
 
+@pytest.mark.slow
 def test_a_real_training(tmp_path):
     """What is read is what the monitor writes."""
     layer = tfmp.layers.Dense(8, dtype="mixed_float8", name="wide")
@@ -196,6 +197,7 @@ def test_a_log_of_steps_alone(tmp_path):
     assert report.plots == () and Page(text_of(report)).open == []
 
 
+@pytest.mark.slow
 def test_many_layers_and_samples_stay_legible(tmp_path):
     folder = scale_logs.write(tmp_path / "log", layers=45, samples=122)
     text = text_of(write_report(folder, tmp_path / "r.html"))

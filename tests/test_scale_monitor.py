@@ -267,6 +267,7 @@ def test_other_callbacks_work_beside_it(run):
     np.testing.assert_array_equal(amax, run.spy.amax[-1]["net/hidden"])
 
 
+@pytest.mark.slow_but("False}")
 @pytest.mark.parametrize(
     "options",
     [{"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": True}],
@@ -668,6 +669,7 @@ assert sum(counts) == 4 * 8, counts
 """
 
 
+@pytest.mark.slow
 def test_two_replicas(tmp_path):
     path = (ROOT, ROOT / "tests")
     done = forked.run(MIRRORED, str(tmp_path), path=path)

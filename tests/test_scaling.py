@@ -270,6 +270,7 @@ def check_amax(result, expected):
     np.testing.assert_array_equal(result, np.where(flushed, 0, expected))
 
 
+@pytest.mark.slow_but("xla", "graph")
 @each_mode
 @each_float
 def test_amax_of_every_value(run, dtype):

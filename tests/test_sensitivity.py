@@ -88,6 +88,7 @@ def state(model):
     )
 
 
+@pytest.mark.slow
 def test_both_ways_agree(found):
     """Rank correlation, and size: of all roles, and of each."""
     for role in ("layer", "inputs", "kernel"):
@@ -223,6 +224,7 @@ def test_training_goes_on_as_without(model, untouched):
     assert state(model) == untouched
 
 
+@pytest.mark.slow
 def test_models_of_all_kinds():
     """Attention, layers in lists, some already in FP8: none has a trace."""
     model = models.subclassed()

@@ -70,6 +70,7 @@ def test_float32_is_float32():
     np.testing.assert_array_equal(model(x), plain(x))
 
 
+@pytest.mark.slow
 def test_between_epochs_from_a_callback():
     model = compiled(jit_compile=True)
     traces = []

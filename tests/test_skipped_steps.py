@@ -88,6 +88,7 @@ def test_fit_that_skips_most(way):
     assert "The loss scale is 8 and can fall to min_scale=1" in text
 
 
+@pytest.mark.slow_but("[graph]", "[xla]")
 @each_way
 def test_trainings_that_go_well_say_nothing(way):
     model = make_model(**way)
@@ -126,6 +127,7 @@ def test_a_fit_after_one_that_was_interrupted():
     assert ["1 to 50," in str(each.message) for each in said] == [True, False]
 
 
+@pytest.mark.slow
 def test_fits_of_one_step_each():
     """That one alone was skipped says little; fifty in a row say a lot."""
     model = make_model(jit_compile=True)
@@ -281,6 +283,7 @@ def mirrored():
     return [*found, [str(each.message) for each in said]]
 
 
+@pytest.mark.slow
 def test_mirrored_strategy():
     program = "import json; from test_skipped_steps import mirrored; "
     result = forked.run(

@@ -53,6 +53,7 @@ def test_predict_of_a_model_never_compiled(change):
     np.testing.assert_allclose(predict(model), before, rtol=1e-6)
 
 
+@pytest.mark.slow_but("[sharing", "[layer-set")
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("part", ["layer", "submodel", "sharing"])
 def test_a_part_that_is_changed_changes_the_whole(change, part):
@@ -187,6 +188,7 @@ def graphs_alive():
     return sum(type(each) is FuncGraph for each in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_programs_that_were_dropped_are_gone():
     model = make()
     tfmp.convert(model)
@@ -201,6 +203,7 @@ def test_programs_that_were_dropped_are_gone():
     assert counts[-1] <= max(counts[:2])
 
 
+@pytest.mark.slow
 def test_a_model_that_is_deleted_leaves_no_graph():
     def train():
         model = make()

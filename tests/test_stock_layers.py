@@ -131,6 +131,7 @@ def test_every_layer_of_keras_is_here():
     assert len(found) == len(here)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*CASES, *CELLS])
 def test_a_layer_computes_as_under_mixed_bfloat16(name):
     check_same(name, FLOAT8, BFLOAT16)
@@ -210,6 +211,7 @@ IN_A_FILE = {
 } - {"Lambda", "STFTSpectrogram", "Equalization"}
 
 
+@pytest.mark.slow
 def test_a_model_of_every_layer_is_saved_and_loaded(tmp_path):
     inputs, outputs, arrays = [], {}, []
     with tfmp.policy_scope(FLOAT8, convert=False):

@@ -164,6 +164,7 @@ def test_dataset_of_unknown_length_and_the_next_fit(trained):
     assert str(caught.value).startswith("5 steps")  # three of the last fit
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize(
     ("late", "monitored", "step"),
@@ -299,6 +300,7 @@ def mirrored():
     return "", False
 
 
+@pytest.mark.slow
 def test_mirrored_strategy():
     program = "import json; from test_terminate_on_overflow import mirrored; "
     result = forked.run(

@@ -107,6 +107,7 @@ def there_and_back(request):
     return told, before, converted, look(model, x)
 
 
+@pytest.mark.slow_but("[bert]", "[resnet]", "[ranking]")
 def test_reverting_gives_the_model_back(there_and_back):
     _, before, converted, after = there_and_back
     assert converted.nature != before.nature == after.nature
@@ -221,6 +222,7 @@ def test_kernels_of_experts_are_counted():
     assert rows["self_attention"].products
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", third_party.APPLICATIONS)
 def test_whole_applications(name):
     """Most is in convolutions of one pixel, and those are all in FP8."""
@@ -242,6 +244,7 @@ def test_whole_applications(name):
     check_equal(weights, kernels(model))
 
 
+@pytest.mark.slow_but("[resnet]")
 @pytest.mark.parametrize("name", TRAINED)
 def test_it_trains_and_is_saved(name, tmp_path):
     """All but one eagerly: there XLA compiles an FP8 product only once."""
@@ -270,6 +273,7 @@ def test_it_trains_and_is_saved(name, tmp_path):
     assert all(kind is stock.get(x, kind) for x, kind in after.items())
 
 
+@pytest.mark.slow
 def test_what_builds_its_layers_itself():
     model, x, y = third_party.unbuilt()
     assert convert("unbuilt", model).rows == []

@@ -213,6 +213,14 @@ def reference(way: str, **options: Any) -> Any:
     return trained(way, optimizer, data(good_only=True))[0]
 
 
+@pytest.mark.slow_but(
+    "[fit, xla]",
+    "[fit]",
+    "own train",
+    "[eager loop]",
+    "[graph loop]",
+    "[train_on",
+)
 @pytest.mark.parametrize("way", WAYS)
 def test_float32_is_the_training_without_a_scale(way):
     optimizer = LossScaleOptimizer(inner(), INITIAL, growth_steps=GROWTH)
@@ -223,6 +231,7 @@ def test_float32_is_the_training_without_a_scale(way):
     assert said["overflow_count"] == said["skipped_steps"] == len(BAD)
 
 
+@pytest.mark.slow_but("fit]", "0]", "eager")
 @pytest.mark.parametrize("way", ["fit", "fit, xla", "eager loop, unbuilt"])
 def test_accumulated_gradients_are_those_without_a_scale(way):
     options = {"gradient_accumulation_steps": 3}
@@ -325,6 +334,7 @@ np.savez(sys.argv[1] + ".npz", *model.get_weights())
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_without_a_scale(tmp_path):
     path = (forked.ROOT, forked.ROOT / "tests")
     folder = str(tmp_path / "backup")

@@ -88,6 +88,7 @@ def trains_alike(optimizer=sgd, within=0.25, **kwargs):
     check_alike(ours, plain, within)
 
 
+@pytest.mark.slow_but("[scaled]")
 @pytest.mark.parametrize("fault", ["unseen", "scaled", "frozen"])
 def test_the_comparison_can_fail(fault, monkeypatch):
     if fault == "unseen":
@@ -400,6 +401,15 @@ ROWS = {
 }
 
 
+@pytest.mark.slow_but(
+    "[`fit`",
+    "[`tf.distribute`",
+    "[losses",
+    "[`trainable",
+    "[`clone",
+    "[`count",
+    "[`DType",
+)
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row(row, tmp_path):
     ROWS[row](tmp_path)
