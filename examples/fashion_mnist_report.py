@@ -5,17 +5,17 @@ from __future__ import annotations
 import pathlib
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tfmp import recipes
 
-# Color and width: drawn in this order, each line shows beside the others.
-LINES = {
-    "float32": ("0.8", 9),
-    "mixed_bfloat16": ("tab:blue", 5.5),
-    "mixed_float16": ("tab:green", 3),
-    "mixed_float8": ("black", 1),
+COLORS = {
+    "float32": "0.5",
+    "mixed_bfloat16": "tab:blue",
+    "mixed_float16": "tab:green",
+    "mixed_float8": "tab:red",
 }
 
 
@@ -71,26 +71,65 @@ def table(rows: dict[str, dict]) -> str:
 
 
 def draw(runs: list[dict], path: pathlib.Path) -> None:
-    """Draws the loss of each policy and, if FP8 is among them, its scales."""
+    """Draws the accuracy of each policy and, if FP8 is among them, its scales.
+
+    Below the accuracies, with an axis of their own: the differences from
+    float32 (from the first policy without it), which are too small to be seen
+    beside what training gains.
+    """
     scales = next((run["scales"] for run in runs if run["scales"]), [])
     figure = Figure(figsize=(12 if scales else 6, 4.8), layout="constrained")
-    left, *right = np.ravel(figure.subplots(1, 2 if scales else 1))
-    for policy in policies_of(runs):
-        color, width = LINES[policy]
-        losses = [run["losses"] for run in runs if run["policy"] == policy]
-        window = max(1, len(losses[0]) // 25)
-        box = np.ones(window) / window
-        smooth = np.convolve(np.mean(losses, axis=0), box, "valid")
-        steps = np.arange(len(smooth)) + (window + 1) / 2
-        left.plot(steps, smooth, color=color, lw=width, label=policy)
-    left.set_title(f"Training loss ({len(losses)} seeds, {window} steps: mean)")
-    left.set(xlabel="step", ylabel="cross-entropy", yscale="log")
-    left.yaxis.set_major_formatter("{x:g}")
-    left.yaxis.set_minor_formatter("{x:g}")
-    left.legend()
-    for axes in right:
-        draw_scales(scales, axes)
+    right = ["scales"] if scales else []
+    axes = figure.subplot_mosaic([["accuracy", *right], ["difference", *right]])
+    draw_accuracies(runs, axes["accuracy"])
+    draw_differences(runs, axes["difference"])
+    if scales:
+        draw_scales(scales, axes["scales"])
     figure.savefig(path, dpi=120)
+
+
+def accuracies_of(runs: list[dict], policy: str) -> npt.NDArray[np.float64]:
+    """Returns test accuracies in percent, [seeds, epochs]."""
+    found = [run["accuracies"] for run in runs if run["policy"] == policy]
+    return np.array(found)
+
+
+def draw_accuracies(runs: list[dict], axes: Axes) -> None:
+    for policy in policies_of(runs):
+        mean = accuracies_of(runs, policy).mean(axis=0)
+        label, epochs = f"{policy}: {mean[-1]:.2f} %", 1 + np.arange(len(mean))
+        axes.plot(epochs, mean, "o-", ms=3, color=COLORS[policy], label=label)
+    axes.set_title("Test accuracy, mean of the seeds")
+    axes.set(ylabel="%", xticks=epochs)
+    axes.legend()
+
+
+def draw_differences(runs: list[dict], axes: Axes) -> None:
+    """Draws mean and range of what each seed gains or loses by a policy.
+
+    The gray band is the range of the seeds of float32 around their mean: how
+    far chance alone goes.
+    """
+    policies = policies_of(runs)
+    base = "float32" if "float32" in policies else policies[0]
+    reference = accuracies_of(runs, base)
+    epochs = 1 + np.arange(reference.shape[1])
+    around = reference - reference.mean(axis=0)
+    band = around.min(axis=0), around.max(axis=0)
+    axes.fill_between(epochs, *band, color="0.9")
+    axes.axhline(0, color=COLORS[base], lw=1)
+    others = [policy for policy in policies if policy != base]
+    for at, policy in enumerate(others):
+        gains = accuracies_of(runs, policy) - reference
+        mean = gains.mean(axis=0)
+        ranges = [mean - gains.min(axis=0), gains.max(axis=0) - mean]
+        beside = epochs + 0.12 * (at - (len(others) - 1) / 2)
+        color = COLORS[policy]
+        axes.errorbar(beside, mean, ranges, fmt="o", ms=4, color=color)
+    axes.set_title(
+        f"Difference from {base}, seed by seed (gray: its own seeds)"
+    )
+    axes.set(xlabel="epoch", ylabel="points, mean and range", xticks=epochs)
 
 
 def draw_scales(samples: list[dict], axes: Axes) -> None:

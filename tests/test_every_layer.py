@@ -1,69 +1,28 @@
 """Every layer of Keras trains in 16 bits where it trains in float32.
 
 The whole table, of all policies and ways, is that of
-`benchmarks/layer_table.py`; here each layer takes some of it in turn.
+`tests/layer_table.py`; here each layer takes some of it in turn.
 """
 
 from __future__ import annotations
 
 import json
-import pathlib
 import zlib
 
 import keras
 import pytest
-from every_layer import (
-    CASES,
-    CELLS,
-    EXCLUDED,
-    OF_PHOTOS,
-    VARIANTS,
-    Around,
-    inputs_of,
-    make,
-    train,
-)
+from every_layer import EXCLUDED, OF_PHOTOS, inputs_of, make, train
 from keras import layers
+from layer_table import NAMES, NARROW, RESULT, WAYS, run
 
 import tfmp
-from tfmp import policies
 from tfmp.conversion import DEFAULTS
 from tfmp.conversion.defaults import default_of
-
-RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results"
-NARROW = ("mixed_bfloat16", "mixed_float16", "mixed_float8")
-# The others of these are long to compile, and not for training steps.
-PHOTOS = ("CenterCrop", "RandomCrop", "RandomFlip", "Rescaling", "Resizing")
-NAMES = [
-    *(name for name in CASES if name not in OF_PHOTOS or name in PHOTOS),
-    *CELLS,
-    *VARIANTS,
-]
-WAYS = ("global", "converted", "in code")
-
-
-def made(name: str, policy: str, way: str) -> layers.Layer:
-    """Makes a layer in one of the ways in which it gets 16 bits."""
-    if way == "global":
-        with tfmp.policy_scope(policy, convert=False):
-            return make(name)
-    if way == "converted":
-        layer = make(name)
-    else:
-        layer = Around(lambda: make(name))
-    tfmp.convert(layer, policy, filter="all")
-    return layer
 
 
 def turn(name: str) -> int:
     """Returns a number that is the same in every run."""
     return zlib.crc32(name.encode())
-
-
-def run(name: str, policy: str, way: str, jit_compile: bool) -> str:
-    """Trains a layer whose inputs come from one of the same policy."""
-    dtype = policies.get(policy).compute_dtype
-    return train(made(name, policy, way), inputs_of(name), jit_compile, dtype)
 
 
 def check(name: str, policy: str, way: str, jit_compile: bool) -> None:
@@ -132,7 +91,7 @@ def test_defaults_of_float32_hold_under_a_global_policy(cls):
 
 
 def test_the_kept_table_is_whole_and_only_faults_of_keras_are_in_it():
-    table = json.loads((RESULTS / "layer_table.json").read_text())["rows"]
+    table = json.loads(RESULT.read_text())["rows"]
     assert table.keys() == set(NAMES)
     policies = ("float32", *NARROW)
     modes = ("XLA", "graph")

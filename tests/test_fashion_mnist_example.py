@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 from absl import app, flags
 from absl.testing import flagsaver
+from matplotlib import figure
 
 import tfmp
 
@@ -103,6 +104,7 @@ def test_it_writes_the_results(results):
         assert run["test_accuracy"] == row["test_accuracy"] > 50
         assert run["step_ms"] == row["step_ms"] > 0
         assert row["deviation"] is None
+        assert run["accuracies"] == [run["test_accuracy"]]
         assert run["skipped_steps"] == 0
         assert len(run["losses"]) == STEPS
         assert np.isfinite(run["losses"]).all()
@@ -146,7 +148,24 @@ def test_it_draws_a_picture(folder, results):
         assert 0.01 < np.mean(half < 255) < 0.5
 
 
-@pytest.mark.slow
+def test_the_picture_has_the_differences_from_float32():
+    runs = [
+        {"policy": policy, "accuracies": [first + gain, 80 + gain]}
+        for first in (70, 60)  # one seed each
+        for policy, gain in (("float32", 0), ("mixed_float8", first / 100))
+    ]
+    axes = figure.Figure().subplots()
+    example.report.draw_differences(runs, axes)
+    zero, points = axes.lines
+    assert list(zero.get_ydata()) == [0, 0]
+    np.testing.assert_allclose(points.get_ydata(), [0.65, 0.65])
+    band, ranges = axes.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (-5, 5)
+    (low, high) = ranges.get_segments()[0][:, 1]
+    np.testing.assert_allclose([low, high], [0.6, 0.7])
+
+
 def test_a_wrong_flag_ends_it(tmp_path):
     failed = run_example(tmp_path, "--data_dir=here")
     assert failed.returncode == 1
@@ -183,7 +202,7 @@ def test_a_wrong_batch_size_is_told(parse, tmp_path):
 
 def test_initial_weights_are_those_of_the_seed():
     kernels = []
-    for policy in example.report.LINES:
+    for policy in example.report.COLORS:
         keras.utils.set_random_seed(3)
         with tfmp.policy_scope(policy, convert=False):
             model = example.make_model()

@@ -1,6 +1,6 @@
 """One training step of every layer of Keras, in every precision.
 
-    python benchmarks/layer_table.py --write
+    python tests/layer_table.py --write
 
 Each layer, as in `tests/every_layer.py` and but for most augmentations, runs
 forwards and backwards in float32, and in three policies of 16 bits or FP8:
@@ -23,23 +23,63 @@ from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
-import test_every_layer  # noqa: E402
+from every_layer import (  # noqa: E402
+    CASES,
+    CELLS,
+    OF_PHOTOS,
+    VARIANTS,
+    Around,
+    inputs_of,
+    make,
+    train,
+)
+from keras import layers  # noqa: E402
 
+import tfmp  # noqa: E402
 from benchmarks import measuring  # noqa: E402
+from tfmp import policies  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "layer_table.json"
+NARROW = ("mixed_bfloat16", "mixed_float16", "mixed_float8")
+# The others of these are long to compile, and not for training steps.
+PHOTOS = ("CenterCrop", "RandomCrop", "RandomFlip", "Rescaling", "Resizing")
+NAMES = [
+    *(name for name in CASES if name not in OF_PHOTOS or name in PHOTOS),
+    *CELLS,
+    *VARIANTS,
+]
+WAYS = ("global", "converted", "in code")
+
+
+def made(name: str, policy: str, way: str) -> layers.Layer:
+    """Makes a layer in one of the ways in which it gets 16 bits."""
+    if way == "global":
+        with tfmp.policy_scope(policy, convert=False):
+            return make(name)
+    if way == "converted":
+        layer = make(name)
+    else:
+        layer = Around(lambda: make(name))
+    tfmp.convert(layer, policy, filter="all")
+    return layer
+
+
+def run(name: str, policy: str, way: str, jit_compile: bool) -> str:
+    """Trains a layer whose inputs come from one of the same policy."""
+    dtype = policies.get(policy).compute_dtype
+    return train(made(name, policy, way), inputs_of(name), jit_compile, dtype)
 
 
 def row(name: str) -> dict[str, str]:
     """Returns what went wrong with a layer, by policy, way and mode."""
     warnings.simplefilter("ignore")
     found = {}
-    for policy in ("float32", *test_every_layer.NARROW):
-        for way in test_every_layer.WAYS:
+    for policy in ("float32", *NARROW):
+        for way in WAYS:
             for jit_compile in (True, False):
-                wrong = test_every_layer.run(name, policy, way, jit_compile)
+                wrong = run(name, policy, way, jit_compile)
                 mode = "XLA" if jit_compile else "graph"
                 found[f"{policy}, {way}, {mode}"] = wrong[:160]
     return found
@@ -59,7 +99,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="layers, by default all")
     given = parser.parse_args()
     found = {}
-    for name, cells in rows(given.names or test_every_layer.NAMES):
+    for name, cells in rows(given.names or NAMES):
         found[name] = cells
         wrong = [f"{key}: {text}" for key, text in cells.items() if text]
         print(name, "fails" if wrong else "ok", *wrong[:1], flush=True)
