@@ -200,7 +200,7 @@ def test_a_stock_optimizer_that_is_not_built_stays():
 
 def test_an_optimizer_that_scales_the_loss_itself_goes_on():
     model = models.sequential()
-    first = fit(model, keras.optimizers.SGD(0.01, loss_scale_factor=8.0))
+    first = fit(model, keras.optimizers.SGD(0.1, loss_scale_factor=8.0))
     tfmp.convert(model)
     assert fit(model)[-1] < first[0]
     assert all((v.numpy() > 0).all() for v in amax_of(model))
