@@ -474,6 +474,8 @@ OPERATORS = {
     "ops.einsum": row(
         tfmp.ops.einsum, TRACES, equation="ab,bc->ac", a=x(), b=x(16, 4)
     ),
+    "ops.Pass": row(tfmp.ops.Pass),
+    "ops.Pass.recipe": row(tfmp.ops.Pass().recipe, recipe="current"),
     "ops.Probe": row(tfmp.ops.Probe),
     "ops.Probe.read": made(
         lambda recipe: tfmp.ops.Probe().read(recipe),

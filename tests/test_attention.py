@@ -266,7 +266,7 @@ def test_fp8_scores_and_values_have_the_noise_of_their_format(
     make, grads, mask
 ):
     x = normal(*SHAPE)
-    recipe = CurrentScaling(attention=True, grads=grads)
+    recipe = CurrentScaling(attention=True, fp8_format=("E4M3", "E4M3", grads))
     layer, plain = pair(make, recipe, x, x)
     heads = [normal(*HEADS, seed=i) for i in range(3)]
     results = []

@@ -441,7 +441,7 @@ KERNEL_GRAD = ("HIGHEST", E4M3, E5M2, F32)
             [OUTPUT, INPUT_GRAD, ("HIGHEST", BF16, BF16, F32)],
         ),
         (
-            CurrentScaling(inputs="E5M2", grads="E4M3"),
+            CurrentScaling(fp8_format=("E5M2", "E4M3", "E4M3")),
             [
                 ("DEFAULT", E5M2, E4M3, BF16),
                 ("HIGHEST", E4M3, E4M3, BF16),

@@ -38,7 +38,8 @@ class Probe:
 
     >>> from tfmp import ops
     >>> probe = ops.Probe()
-    >>> y = ops.matmul([[1.0, 1e-9]], tf.ones([2, 3]), probe=probe)
+    >>> looked_at = ops.Pass(probe=probe)
+    >>> y = ops.matmul([[1.0, 1e-9]], tf.ones([2, 3]), amax=looked_at)
     >>> probe.read("current")["inputs"]["underflow_share"]
     0.5
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 
 import keras
 
@@ -41,14 +40,12 @@ class Conversion:
     Attributes:
         policy: of each layer, by path.
         choice: among the layers that can run in FP8.
-        overrides: precisions of kinds of layers, before the defaults.
         only_matched: whether layers that no key of `policy` names stay.
         keep_float32: whether a layer that computes in float32 was told to.
     """
 
     policy: PrecisionMap
     choice: Choice
-    overrides: Mapping[type, str]
     only_matched: bool = False
     keep_float32: bool = False
 
@@ -214,9 +211,6 @@ class Conversion:
         self, layer: keras.Layer, policy: keras.DTypePolicy
     ) -> tuple[str, str]:
         """Returns the precision of a layer's kind, and why."""
-        for kind, precision in self.overrides.items():
-            if isinstance(layer, kind):
-                return precision, "asked for by `overrides`"
         found = default_of(layer, policy.compute_dtype)
         if found.precision != "float32" and input_casts.feeds_preparation(
             layer

@@ -118,7 +118,7 @@ class NewLayers:
         below = list(flatten(layer).values())[1:]
         if classes.ours_for(type(layer)) or any(map(record_of, below)):
             policy = policies.policy_at(layer.dtype_policy, layer.path)
-            plan = Conversion(PrecisionMap(default=policy), choice, {})
+            plan = Conversion(PrecisionMap(default=policy), choice)
             plan.convert_one(layer, path, None)
             self.tell(layer)
 

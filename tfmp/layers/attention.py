@@ -132,8 +132,8 @@ class Float8Attention(Policied, Measured, Base):
         recipe = self.float8_operators().get(name)
         if recipe is None:
             return keras.ops.einsum(equation, lhs, rhs)
-        probe = self.float8_probe(name, training)
-        return ops.einsum(equation, lhs, rhs, recipe=recipe, probe=probe)
+        run = ops.Pass(probe=self.float8_probe(name, training))
+        return ops.einsum(equation, lhs, rhs, recipe=recipe, amax=run)
 
 
 def _equations(values: str) -> tuple[str, str, int]:

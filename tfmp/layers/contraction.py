@@ -108,18 +108,23 @@ class Float8Layer(Policied, Quantizable, Measured, Base):
         """
         if training is None:
             training = internals.training_of_call()
-        return {
-            "recipe": self.float8_operators().get(""),
-            "amax": self._begin_pass(training),
-            "training": training is not None and training is not False,
-            "probe": self.float8_probe("", training),
-        }
+        amax, take_in = self._begin_pass(training)
+        run = ops.Pass(
+            amax=amax,
+            training=training is not None and training is not False,
+            probe=self.float8_probe("", training),
+            take_in=take_in,
+        )
+        return {"recipe": self.float8_operators().get(""), "amax": run}
 
-    def _begin_pass(self, training: bool | None) -> Any:
-        """Returns what is assumed; observed unless `training=False`."""
+    def _begin_pass(self, training: bool | None) -> tuple[Any, Any]:
+        """Returns what is assumed, and what takes in what is observed."""
         if not self._is_observed:
-            return None
-        return self.amax if training is False else self.float8.begin_pass()
+            return None, None
+        if training is False:
+            return self.amax, None
+        amax, take_in = self.float8.begin_pass()
+        return amax, take_in
 
     def float8_operators(self) -> dict[str, recipes.Recipe]:
         """Returns the recipe that the layer's one product runs by."""

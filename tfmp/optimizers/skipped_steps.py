@@ -173,15 +173,15 @@ def _of_scale(scale: float, rule: ScaleRule) -> str:
         if scale <= 1.0:
             return f"{said}: the cause is another."
         return f"{said}: lower initial_scale, or let it be dynamic."
-    if scale > rule.min_scale:
+    if scale > rule.bounds[0]:
         return (
-            f"The loss scale is {scale:g} and can fall to min_scale="
-            f"{rule.min_scale:g}; a lower initial_scale gets there sooner."
+            f"The loss scale is {scale:g} and can fall to "
+            f"{rule.bounds[0]:g}; a lower initial_scale gets there sooner."
         )
     said = f"The loss scale is {scale:g}, its minimum"
     if scale <= 1.0:
         return f"{said}: the cause is another."
-    return f"{said}: lower min_scale, or look for another cause."
+    return f"{said}: lower bounds[0], or look for another cause."
 
 
 def _reading(optimizer: Any) -> list[tf.Tensor]:
