@@ -328,6 +328,8 @@ SAVING = {
         tfmp.callbacks.PrecisionScheduler, schedule={0: "mixed_float8"}
     ),
     "callbacks.AdaptivePrecision": row(tfmp.callbacks.AdaptivePrecision),
+    "callbacks.PrecisionRule": row(shown(tfmp.callbacks.PrecisionRule)),
+    "callbacks.Rollback": row(shown(tfmp.callbacks.Rollback)),
     "callbacks.PrecisionBounds": row(shown(tfmp.callbacks.PrecisionBounds)),
     "callbacks.PrecisionBounds.outside": row(
         tfmp.callbacks.PrecisionBounds().outside, values={"sqnr": 4.0}
