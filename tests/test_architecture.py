@@ -211,6 +211,14 @@ def test_public_names_are_documented(name):
     assert problems == []
 
 
+def test_public_callables_have_few_parameters():
+    more = ("conversion", "cost_model", "hardware", "policies")
+    names = ["tfmp", *(f"tfmp.{name}" for name in (*PUBLIC, *more))]
+    found = house.callables_of({n: importlib.import_module(n) for n in names})
+    assert {"tfmp.convert", "tfmp.recipes.Emulated"} <= set(found)
+    assert house.check_parameters(found) == []
+
+
 # From here on: the rules themselves.
 
 TABLE = (("a",), ("b", "c"), ("p",), ("__init__",))
@@ -407,6 +415,34 @@ def test_insides_named_lets_pass():
 )
 def test_documented_can_fail(value, problem):
     assert house.check_documented("x", value, "x") == [f"x: {problem}"]
+
+
+def eight(a, b, c, d, e, f, g, **kwargs):
+    pass
+
+
+def nine(a, b, c, d, e, f, g, h, **kwargs):
+    pass
+
+
+NINE = [(name, int) for name in "abcdefghi"]
+Read = dataclasses.make_dataclass("Read", NINE)
+Given = dataclasses.make_dataclass("Given", NINE)
+Holds = dataclasses.make_dataclass("Holds", [("rows", "tuple[Read, ...]")])
+
+
+def makes() -> Holds:
+    pass
+
+
+def test_parameters_can_be_too_many():
+    found = {"eight": eight, "nine": nine, "Given": Given, "Read": Read}
+    found |= {"Holds": Holds, "makes": makes}
+    assert house.results_of(found) == {"Read", "Holds"}
+    assert house.check_parameters(found) == [
+        "nine: 9 parameters",
+        "Given: 9 parameters",
+    ]
 
 
 def test_documented_looks_for_whole_words():

@@ -66,8 +66,8 @@ def conv(
     >>> y.shape.as_list(), float(y[0, 4, 4, 0])
     ([2, 8, 8, 4], 36.0)
     """
-    one = passes.of(amax)
-    recipe = one.recipe(recipe).in_one_format()
+    run = passes.of(amax)
+    recipe = passes.recipe_of(run, recipe).in_one_format()
     inputs = operand_arguments.operand("inputs", inputs)
     kernel = operand_arguments.operand("kernel", kernel)
     if data_format is None:
@@ -92,10 +92,10 @@ def conv(
         inputs,
         kernel,
         recipe.keep_high_precision(() if recipe.emulates else wide),
-        amax=one.assumed,
-        training=one.training,
-        probe=one.probe,
-        take_in=one.take_in,
+        amax=run.assumed,
+        training=run.training,
+        probe=run.probe,
+        take_in=run.take_in,
     )
 
 

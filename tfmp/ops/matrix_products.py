@@ -59,18 +59,18 @@ def einsum(
     """
     a, b = operand_arguments.operand("a", a), operand_arguments.operand("b", b)
     parsed = equations.parse(equation, a.shape.as_list(), b.shape.as_list())
-    one = passes.of(amax)
-    recipe = one.recipe(recipe)
+    run = passes.of(amax)
+    recipe = passes.recipe_of(run, recipe)
     a, b = broadcasting.broadcast(a, b, parsed.repeat)
     return lengths.contract(
         parsed.contraction,
         _squeeze(a, parsed.lhs_squeeze),
         _squeeze(b, parsed.rhs_squeeze),
         recipe,
-        amax=one.assumed,
-        training=one.training,
-        probe=one.probe,
-        take_in=one.take_in,
+        amax=run.assumed,
+        training=run.training,
+        probe=run.probe,
+        take_in=run.take_in,
     )
 
 

@@ -62,31 +62,6 @@ class Pass:
         """The amax to assume, zeros if there is none."""
         return tf.zeros([3]) if self.amax is None else self.amax
 
-    def recipe(self, recipe: Any) -> recipes.Recipe:
-        """Finds the recipe of the pass, by default one that fits `amax`.
-
-        Raises:
-            TypeError: if `recipe` is none.
-            ValueError: if it needs an amax and there is none, or emulates,
-                of which a probe measures nothing.
-        """
-        if recipe is None:
-            recipe = "current" if self.amax is None else "delayed"
-        found = recipes.get(recipe)
-        delayed = any(found.is_delayed(role) for role in recipes.ROLES)
-        if self.amax is None and delayed:
-            raise ValueError(
-                "`amax` must be given for a recipe with delayed scaling: a "
-                "float32 tensor of shape [3]. "
-                f"Received: amax=None, recipe={found!r}"
-            )
-        if self.probe is not None and found.emulates:
-            raise ValueError(
-                "`probe` must be None for a recipe that emulates. "
-                f"Received: probe={self.probe!r}, recipe={found!r}"
-            )
-        return found
-
 
 def of(amax: Any) -> Pass:
     """Returns the argument `amax` of an operator as a `Pass`."""
@@ -105,3 +80,32 @@ def _checked_amax(amax: Any) -> tf.Tensor:
         )
     known = amax.shape.is_fully_defined()
     return amax if known else tf.ensure_shape(amax, [3])
+
+
+def recipe_of(run: Pass, given: Any) -> recipes.Recipe:
+    """Finds the recipe of a pass, by default one that fits its amax.
+
+    Args:
+        run: the pass.
+        given: the argument `recipe` of an operator.
+
+    Raises:
+        TypeError: if it is no recipe.
+        ValueError: if it needs an amax and there is none, or emulates, of
+            which a probe measures nothing.
+    """
+    if given is None:
+        given = "current" if run.amax is None else "delayed"
+    found = recipes.get(given)
+    delayed = any(found.is_delayed(role) for role in recipes.ROLES)
+    if run.amax is None and delayed:
+        raise ValueError(
+            "`amax` must be given for a recipe with delayed scaling: a float32 "
+            f"tensor of shape [3]. Received: amax=None, recipe={found!r}"
+        )
+    if run.probe is not None and found.emulates:
+        raise ValueError(
+            "`probe` must be None for a recipe that emulates. "
+            f"Received: probe={run.probe!r}, recipe={found!r}"
+        )
+    return found
