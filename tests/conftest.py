@@ -32,9 +32,9 @@ def restore_policy():
     """Gives each test, and leaves behind it, Keras' policy as it was."""
     import keras
 
-    from tfmp._keras import internals
+    from tfmp._keras import global_notes
 
-    internals.conversion_known(False)
+    global_notes.conversion_known(False)
     before, new = keras.config.dtype_policy(), keras.Layer.__dict__["__new__"]
     yield
     keras.config.set_dtype_policy(before)

@@ -323,3 +323,19 @@ def check_parameters(
         if len(names) > MAX_PARAMETERS:
             problems.append(f"{name}: {len(names)} parameters")
     return problems
+
+
+def sets_or_calls(text: str, name: str) -> bool:
+    """Whether code gives an attribute a value, or calls a function, so named.
+
+    >>> sets_or_calls("layer.__class__ = kind", "__class__")
+    True
+    """
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute) and node.attr == name:
+            if isinstance(node.ctx, ast.Store):
+                return True
+        elif isinstance(node, ast.Call):
+            if ast.unparse(node.func).split(".")[-1] == name:
+                return True
+    return False

@@ -85,6 +85,7 @@ def contract(
     def run(
         inputs: tf.Tensor, kernel: tf.Tensor, amax: tf.Tensor
     ) -> tuple[tf.Tensor, Callable[..., Any]]:
+        """Multiplies forwards, and says how backwards."""
         # Eager mode records what runs here too, but forward has no gradient.
         tensors = map(tf.stop_gradient, (inputs, kernel, amax))
         result, saved, seen = forward(*tensors)
@@ -95,6 +96,7 @@ def contract(
 
         @op_names.gradient
         def grad(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            """Returns the gradients; that of the amax is what was seen."""
             # Into the gradient's graph: calling a compiled function captures
             # as XLA does, which the gradient of `tf.cond` cannot resolve.
             kept = tf.nest.map_structure(_identity, (saved, amax, observed))

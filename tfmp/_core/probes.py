@@ -103,6 +103,7 @@ class _Joined(Probe):
         self.elements = None if math.inf in most else int(max(most))
 
     def taker(self, role: str) -> Callable[[tf.Tensor], None]:
+        """Returns what merges into both."""
         takers = [each.taker(role) for each in self._both]
 
         def take_in(vector: tf.Tensor) -> None:

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfmp._core import op_names
 from tfmp._inspection import relowering
-from tfmp._keras import internals, training_pass
+from tfmp._keras import compile_arguments, global_notes, training_pass
 from tfmp.conversion.records import flatten
 from tfmp.conversion.sizes import Sizes, specs_of
 
@@ -136,6 +136,7 @@ def _training(
     missing = 0
 
     def step(values: list[Any], others: list[Any], data: Any) -> Any:
+        """Returns the gradients of a loss, as `train_step` takes them."""
         nonlocal missing
         state = [*zip(trained, values, strict=False)]
         state += zip(rest, others, strict=False)
@@ -153,7 +154,7 @@ def _training(
 
     with (
         training_pass.losses_kept(layers.values()),
-        internals.seed_kept(),
+        global_notes.seed_kept(),
         training_pass.around_calls(layers, _numbered(layers)),
     ):
         return _traced(step, (*kinds, specs), layers), missing
@@ -168,6 +169,8 @@ def _numbered(
     def numbered(
         path: str, layer: keras.Layer, call: Callable[..., Any]
     ) -> Callable[..., Any]:
+        """Wraps the call of one layer."""
+
         @functools.wraps(call)
         def named(*args: Any, **kwargs: Any) -> Any:
             with op_names.layer(numbers[path]):
@@ -241,7 +244,7 @@ def _loss(model: Any, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
 
 def _signature(model: keras.Layer) -> Any:
     try:
-        return internals.input_signature(model)[0]
+        return compile_arguments.input_signature(model)[0]
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise ValueError(
             "`inputs` must be given for a model that does not say what it "

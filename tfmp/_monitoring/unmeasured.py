@@ -37,10 +37,8 @@ def unmeasured(model: keras.Model, has_float8: bool) -> list[str]:
 
 
 def _emulated(layer: Any) -> bool:
-    policy = policies.policy_at(layer.dtype_policy, layer.path)
-    recipe = policies.recipe_of(policy)
     ours = isinstance(layer, Measured)
-    return ours and recipe is not None and recipe.emulates
+    return ours and policies.emulates(policies.of_layer(layer))
 
 
 def _of_emulated(model: str, paths: list[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp._keras import internals, training_pass
+from tfmp._keras import call_context, training_pass
 from tfmp.analysis import objectives
 from tfmp.analysis.batches import Batch
 from tfmp.analysis.lowering import floating, under
@@ -114,7 +114,7 @@ def at_reference(
 def unchanged(layer: keras.Layer) -> Iterator[None]:
     """Gives back what a call changes: averages, and random numbers' state."""
     variables = layer.non_trainable_variables
-    with internals.uncast():
+    with call_context.uncast():
         before = [tf.identity(v.value) for v in variables]
     try:
         yield

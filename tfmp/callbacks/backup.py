@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from tfmp import checkpoints
-from tfmp._keras import internals
+from tfmp._keras import fit_data, frames
 from tfmp._support import checks
 from tfmp._switching.notes import precision_of, put_in_force
 from tfmp.callbacks import backup_checks, backup_notes, callback_states
@@ -120,24 +120,24 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         self._forget()
         backup_checks.check_optimizers(self.model)
         backup_checks.check_writable(self._latest.parent)
-        callbacks = internals.callbacks_beside()
+        callbacks = frames.callbacks_beside()
         self._callbacks = callback_states.before(self, callbacks)
         fresh = callback_states.gather(self._callbacks)
         self._fresh = copy.deepcopy(fresh)
         self._lost = callback_states.Lost(
             each for each in callbacks if each is not self
         )
-        internals.start_at(self.model, None)
+        fit_data.start_at(self.model, None)
         there = [p for p in (self._latest, self._previous) if p.exists()]
         if not there:
             return
-        data = internals.data_of_fit()
+        data = fit_data.data_of_fit()
         if data is None:
             raise ValueError(
                 "`BackupAndRestore` must be a callback of Keras' own `fit`. "
                 f"Received: the model {self.model.name!r}, which is not"
             )
-        internals.build_for(self.model, data)
+        fit_data.build_for(self.model, data)
         self._go_on(data, **self._restore(there))
 
     def _restore(self, there: list[pathlib.Path]) -> dict[str, Any]:
@@ -182,8 +182,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         an epoch more.
         """
         last = (self.params or {}).get("epochs") or epoch
-        internals.start_at(self.model, max(epoch, last) if stopped else epoch)
-        internals.skip_data(data, epoch - first_epoch, batch)
+        fit_data.start_at(self.model, max(epoch, last) if stopped else epoch)
+        fit_data.skip_data(data, epoch - first_epoch, batch)
         self._first_epoch, self._epochs_before = first_epoch, epochs
         self._last_batch_seen = max(batch - 1, 0)
         if self._history is not None:
@@ -239,7 +239,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         """Completes `History`, and deletes the backups if asked to."""
         if self._history is not None:
             self._history.epoch[:0] = self._epochs_before
-        internals.start_at(self.model, None)
+        fit_data.start_at(self.model, None)
         super().on_train_end(logs)
 
     @property

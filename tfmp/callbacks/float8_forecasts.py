@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfmp import recipes
 from tfmp._core import custom_gradients, probes, scaling, statistics
-from tfmp._keras import internals, training_pass
+from tfmp._keras import call_context, training_pass
 from tfmp._monitoring.measured_step import MeasuredStep
 from tfmp._monitoring.operators import Operator
 from tfmp._monitoring.sample_log import Sample
@@ -61,9 +61,10 @@ class ShadowedStep(MeasuredStep):
 
         @functools.wraps(call)
         def watched(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            """Calls, and looks at what FP8 would quantize."""
             look = functools.partial(_look, probe, recipe)
             look("inputs", inputs)
-            with internals.uncast():
+            with call_context.uncast():
                 look("kernel", layer.kernel)
             takes = probe.taker("grads")
             with _before_activation(layer, _seen_back(recipe, probe, takes)):
@@ -125,6 +126,8 @@ def _seen_back(
 
     @custom_gradients.custom_gradient
     def identity(y: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+        """Returns its input, and looks at the gradient."""
+
         def back(dy: tf.Tensor) -> tf.Tensor:
             _look(probe, recipe, "grads", dy, take)
             return dy

@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from tfmp._keras import internals
+from tfmp._keras import frames
 from tfmp._monitoring.history import append
 from tfmp._monitoring.quiet_log import QuietLog
 from tfmp._monitoring.sample_log import Sample
@@ -182,7 +182,7 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
         self._log = QuietLog(
             type(self).__name__, self.log_dir, self.model, self.every
         )
-        self._changes = NewChanges(internals.callbacks_beside())
+        self._changes = NewChanges(frames.callbacks_beside())
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts counting where the last epoch, or the optimizer, is."""

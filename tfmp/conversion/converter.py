@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from tfmp import policies
-from tfmp._keras import internals
+from tfmp._keras import global_notes
 from tfmp._support import checks
 from tfmp.conversion import training_update
 from tfmp.conversion.conversion_report import ConversionReport
@@ -164,7 +164,7 @@ def revert(model: keras.Layer) -> None:
 
 
 def _change(model: keras.Layer, plan: Conversion) -> list[str]:
-    internals.conversion_known()
+    global_notes.conversion_known()
     strategy = getattr(
         model, "distribute_strategy", tf.distribute.get_strategy()
     )

@@ -11,7 +11,7 @@ import keras
 from keras import layers
 
 from tfmp import recipes
-from tfmp._keras import internals, layer_calls
+from tfmp._keras import graph_nodes
 from tfmp.conversion.graph_products import of_einsum
 from tfmp.conversion.records import stock_class
 from tfmp.conversion.sizes import Shape, Sizes
@@ -75,7 +75,7 @@ def work_of(
     if trace is None or trace.failure:
         built = products_of(layer, sizes, parent)
         once = isinstance(layer, layers.Embedding)
-        calls = 1 if once else internals.calls(layer)
+        calls = 1 if once else graph_nodes.calls(layer)
         return Work(tuple(built), calls, own_code=own)
     found = trace.of(layer)
     if isinstance(parent, RECURRENT):  # it counts its cell's
@@ -150,7 +150,7 @@ def not_in_float8(layer: keras.Layer) -> dict[str, str]:
 
     Those of convolutions that are built, and of sparse inputs.
     """
-    if layer_calls.takes_sparse(layer):
+    if graph_nodes.takes_sparse(layer):
         return dict.fromkeys(recipes.PRODUCTS, SPARSE)
     ours = classes.ours_for(type(layer))
     shapes = build_shapes(layer)
@@ -262,11 +262,12 @@ def _attention(layer: Any, query: Shape, value: Shape, *_: Shape) -> list[Any]:
 def _reversible(layer: Any, shape: Shape) -> list[Product]:
     """A lookup, and the logits if it is called in reverse."""
     logits = Product(math.prod(shape), layer.output_dim, layer.input_dim)
-    return [logits] * internals.reversed_calls(layer)
+    return [logits] * graph_nodes.reversed_calls(layer)
 
 
 def _recurrent(gates: int) -> Callable[..., list[Product]]:
     def products(layer: Any, shape: Shape, *_: Shape) -> list[Product]:
+        """Returns the products of inputs, and of states in each step."""
         batch, steps, features = shape
         columns = gates * layer.units
         return [

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp._keras import internals
+from tfmp._keras import compile_arguments
 from tfmp.conversion import programs
 from tfmp.conversion.records import flatten
 from tfmp.layers.float8_state import states_of
@@ -79,11 +79,11 @@ def _replace(model: Any, arguments: dict[str, Any]) -> None:
         if optimizer.inner_optimizer.built:
             optimizer.build(model.trainable_variables)
     model.optimizer = optimizer
-    internals.remember_compiled(model, optimizer=optimizer)
+    compile_arguments.remember(model, optimizer=optimizer)
 
 
 def _lacks_loss_scale(model: Any) -> bool:
-    asked = (internals.compile_arguments(model) or {}).get("auto_scale_loss")
+    asked = (compile_arguments.given(model) or {}).get("auto_scale_loss")
     if asked is False or automatic.scaling(model.optimizer):
         return False
     return automatic.needs_loss_scale(model)

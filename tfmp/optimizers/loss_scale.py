@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp._keras import internals, replicas, step_undo
+from tfmp._keras import optimizer_variables, replicas, step_undo
 from tfmp.optimizers import loss_scale_arguments, lost_updates, saved_state
 from tfmp.optimizers.amax_history import AmaxHistory
 from tfmp.optimizers.as_keras import AsKeras
@@ -159,7 +159,7 @@ class LossScaleOptimizer(AsKeras, MovingScale):
             return
         old, new = self._amax, self._history_of(var_list)
         new.follow(old, float(self.rule.in_use(self.dynamic_scale)))
-        internals.replace_variable(self, old.history, new.history)
+        optimizer_variables.replace_variable(self, old.history, new.history)
         self._amax, self.amax_history = new, new.history
 
     def _history_of(self, var_list: Sequence[keras.Variable]) -> AmaxHistory:
@@ -221,7 +221,9 @@ class LossScaleOptimizer(AsKeras, MovingScale):
         good = tf.reduce_all(tf.math.is_finite(verdict))
         factor = self.count(good, verdict[-1] > 0)
         if self._amax.states:
-            first = internals.starts_accumulation(self.inner_optimizer)
+            first = optimizer_variables.starts_accumulation(
+                self.inner_optimizer
+            )
             self._amax.renew(verdict[:-1], good, factor, first)
         self._before = step_undo.take()
         # Keras branches on the first list; the second only comes along.
