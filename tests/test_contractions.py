@@ -336,7 +336,9 @@ def test_compiles_once_a_shape():
         recipe = DelayedScaling(margin=3, amax_history_len=7)
         shapes = (batch, 5, 5, 2)
         return contractions._compiled(
-            contraction, recipe, True, tf.float32, shapes
+            *(contraction, recipe, True, tf.float32, shapes),
+            measured=False,
+            elements=None,
         )
 
     def call(batch):

@@ -246,6 +246,22 @@ def test_models_of_all_kinds():
     assert analysis.compare(*results).spearman["loss_rms"] > 0.8
 
 
+@METHODS
+def test_a_subclass_of_a_layer_of_tfmp(method):
+    class Own(tfmp.layers.Dense):
+        """As a user writes one."""
+
+    model = keras.Sequential(
+        [keras.Input([16]), Own(4, dtype="float32", name="a")], name="net"
+    )
+    given = data([16], classes=4), LOSS, ("mixed_float8",)
+    found = analysis.sensitivity(
+        model, *given, method=method, roles=["layer"], verbose=False
+    )
+    assert [row.loss_rms > 0 for row in found.rows] == [True]
+    assert type(model.layers[0]) is Own
+
+
 def test_wider_and_coarser_than_hardware():
     """float64 makes the reference; an emulated format is the worst."""
     model = keras.Sequential(

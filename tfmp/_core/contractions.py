@@ -35,6 +35,7 @@ from tfmp._core import (
     emulated_passes,
     float8_passes,
     op_names,
+    probes,
 )
 
 COMPUTE_DTYPES = (tf.bfloat16, tf.float16, tf.float32)
@@ -47,7 +48,7 @@ def contract(
     recipe: recipes.Recipe,
     amax: tf.Tensor,
     training: bool,
-    probe: Any = None,
+    probe: probes.Probe | None = None,
     take_in: Callable[[tf.Tensor], None] | None = None,
 ) -> tf.Tensor:
     """Contracts two tensors by a recipe; see the module's docstring.
@@ -69,17 +70,17 @@ def contract(
         Tensor of the dtype of `inputs`.
     """
     shapes = (*inputs.shape, *kernel.shape)
-    how = () if probe is None else (True, probe.elements)
     forward, backward = _compiled(
-        contraction, recipe, training, kernel.dtype, shapes, *how
+        contraction,
+        recipe,
+        training,
+        kernel.dtype,
+        shapes,
+        measured=probe is not None,
+        elements=None if probe is None else probe.elements,
     )
 
-    roles = recipes.ROLES if probe is not None else ()
-    takers = {role: probe.taker(role) for role in roles}
-
-    def measure(role: str, measured: tf.Tensor | None) -> None:
-        if measured is not None:
-            takers[role](measured)
+    measure = _measurer(probe)
 
     @custom_gradients.custom_gradient
     def run(
@@ -112,6 +113,21 @@ def contract(
     return run(inputs, kernel, amax)
 
 
+def _measurer(
+    probe: probes.Probe | None,
+) -> Callable[[str, tf.Tensor | None], None]:
+    """Returns what hands the statistics of a role to a probe, if it has any."""
+    takers = {}
+    if probe is not None:
+        takers = {role: probe.taker(role) for role in recipes.ROLES}
+
+    def measure(role: str, measured: tf.Tensor | None) -> None:
+        if measured is not None:
+            takers[role](measured)
+
+    return measure
+
+
 def clear_programs() -> None:
     """Forgets what operators have compiled, to give its memory back.
 
@@ -133,8 +149,9 @@ def _compiled(
     recipe: Any,
     training: bool,
     kernel_dtype: tf.DType,
-    shapes: tuple[Any, ...],
-    *how: Any,
+    shapes: tuple[int | None, ...],
+    measured: bool = False,
+    elements: int | None = None,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     # By `shapes`: a trace for unknown lengths would serve known, and lose them.
     program: Any
@@ -142,7 +159,12 @@ def _compiled(
         program = emulated_passes.Program(contraction, recipe, kernel_dtype)
     else:
         program = float8_passes.Program(
-            contraction, recipe, training, kernel_dtype, *how
+            contraction=contraction,
+            recipe=recipe,
+            training=training,
+            kernel_dtype=kernel_dtype,
+            measured=measured,
+            elements=elements,
         )
     return _on_xla(program.forward), _on_xla(program.backward)
 

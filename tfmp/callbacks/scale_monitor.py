@@ -173,8 +173,11 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
     def on_train_begin(self, logs: Any = None) -> None:
         """Opens the files."""
         if self._sampler is None or self._sampler.model is not self.model:
-            how = self.statistics, self.elements
-            self._sampler = Sampler(self.model, *how)
+            self._sampler = Sampler(
+                self.model,
+                statistics=self.statistics,
+                elements=self.elements,
+            )
             self._count, self._known = StepCount(self.every), {}
             self._samples.clear()
         self._started = False

@@ -206,7 +206,7 @@ def _restore(
     A sublayer that a build makes has a policy of the table's already, from
     the layer that it is in; to go back to, it has what the whole layer had.
     """
-    top, how = record_of(layer), (table, inside, keeping)
+    top = record_of(layer)
     for place, child in list(_places(layer)):
         policy, record = table.get(place), record_of(child)
         if policy is None or (record and child.dtype_policy == policy):
@@ -215,7 +215,7 @@ def _restore(
             _quantize(child, policy)
             continue
         if not child.built:
-            again = functools.partial(_restore, layer, *how)
+            again = functools.partial(_restore, layer, table, inside, keeping)
             layer_builds.after_build(child, again)
         inherited = top is not None and child.dtype_policy in table.values()
         before = top.policy if top and inherited else None

@@ -72,9 +72,15 @@ def conv(
     kernel = operand_arguments.operand("kernel", kernel)
     if data_format is None:
         data_format = keras.config.image_data_format()
-    how = (strides, padding, data_format, dilation_rate)
     shape = kernel.shape.as_list()
-    convolution = geometry.convolution(inputs.shape.as_list(), shape, *how)
+    convolution = geometry.convolution(
+        inputs.shape.as_list(),
+        shape,
+        strides=strides,
+        padding=padding,
+        data_format=data_format,
+        dilation_rate=dilation_rate,
+    )
     what: float8_passes.Bilinear = convolution
     wide: tuple[str, ...] = ()
     at = 2 if convolution.channels_first else 1
