@@ -99,7 +99,7 @@ def _why_wide(layer: keras.Layer) -> str | None:
     return layer.float8_products(shape)["output"]
 
 
-def kernel_scale(layer: Any, recipe: recipes.Float8Recipe) -> tf.Tensor:
+def kernel_scale(layer: keras.Layer, recipe: recipes.Float8Recipe) -> tf.Tensor:
     """Returns the scale of a layer's kernel in inference."""
     amax = scaling.amax(layer.uncast_kernel())
     target = recipe.format("kernel")
@@ -109,7 +109,7 @@ def kernel_scale(layer: Any, recipe: recipes.Float8Recipe) -> tf.Tensor:
     return scaling.compute_scale(amax, target, recipe.margin)
 
 
-def _rounded_weights(layer: Any) -> list[tuple[Any, tf.Tensor]]:
+def _rounded_weights(layer: keras.Layer) -> list[tuple[Any, tf.Tensor]]:
     """Returns what to assign so that the kernel has the values of FP8.
 
     LoRA's product is rounded with the kernel, and then must not be added.

@@ -127,7 +127,10 @@ def of_model(model: keras.Layer, inputs: tuple[Any, ...], sizes: Sizes) -> Step:
 
 
 def _training(
-    model: Any, layers: dict[str, keras.Layer], specs: Any, stateful: bool
+    model: keras.Model,
+    layers: dict[str, keras.Layer],
+    specs: Any,
+    stateful: bool,
 ) -> tuple[Step, int]:
     """Returns the step, and how many variables have no gradient in it."""
     trained, rest = model.trainable_variables, model.non_trainable_variables
@@ -220,7 +223,9 @@ def _traced(
     return Step(compiled, tuple(flat), layers)
 
 
-def _loss(model: Any, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
+def _loss(
+    model: keras.Model, x: Any, y: Any = None, sample_weight: Any = None
+) -> Any:
     """Returns the compiled loss, or without labels a sum of squares."""
     outputs = training_pass.train_call(model, x)
     if y is None:

@@ -55,7 +55,7 @@ def become(
         layer_builds.after_build(layer, functools.partial(_update, layer))
 
 
-def _update(layer: Any) -> None:
+def _update(layer: keras.Layer) -> None:
     if hasattr(layer, "update_float8"):
         layer.update_float8()
 
@@ -71,7 +71,7 @@ def kept(layers: Iterable[keras.Layer]) -> Iterator[None]:
             assign(layer, policy, cls)
 
 
-def drop_float8(layer: Any) -> None:
+def drop_float8(layer: keras.Layer) -> None:
     """Takes a layer's FP8 state off, if it has some."""
     if getattr(layer, "float8", None) is not None:
         layer.float8.recipe = None  # as the layer's variables know it

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from tfmp import policies
@@ -36,7 +34,7 @@ def unmeasured(model: keras.Model, has_float8: bool) -> list[str]:
     ]
 
 
-def _emulated(layer: Any) -> bool:
+def _emulated(layer: keras.Layer) -> bool:
     ours = isinstance(layer, Measured)
     return ours and policies.emulates(policies.of_layer(layer))
 

@@ -69,7 +69,7 @@ class Structure:
 class _Layer:
     """One layer as it was."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: keras.Layer) -> None:
         self._layer, self._class = layer, type(layer)
         self._policy, self._autocast = layer.dtype_policy, layer.autocast
         self._record = _copy(record_of(layer))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 
@@ -88,7 +88,7 @@ def all_or_nothing(model: keras.Model) -> Iterator[None]:
         raise
 
 
-def _forget_gradients(model: Any, layer: Any) -> None:
+def _forget_gradients(model: keras.Model, layer: keras.Layer) -> None:
     """Their amax is that of the scaled loss, and its scale went on."""
     optimizer = model.optimizer
     if isinstance(optimizer, LossScaleOptimizer) and optimizer.rule.dynamic:

@@ -109,7 +109,9 @@ def _with_gradient(x: Any, low: Callable[[Any], Any]) -> tf.Tensor:
 
 
 @contextlib.contextmanager
-def _activation(layer: Any, before: Callable[[Any], Any]) -> Iterator[None]:
+def _activation(
+    layer: keras.Layer, before: Callable[[Any], Any]
+) -> Iterator[None]:
     """Puts a function before a layer's activation."""
     known = layer.activation
 

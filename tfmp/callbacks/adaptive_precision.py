@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from tfmp._keras.callback_states import Logs
 from tfmp._monitoring.quiet_log import QuietLog
 from tfmp._monitoring.sample_log import Sample
 from tfmp._monitoring.step_count import StepCount
@@ -124,7 +125,7 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
         """The newest 4096 samples, as of `ScaleMonitor`."""
         return [sample.record() for sample in self._samples]
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Looks at the model, and opens the files."""
         if self._of is not self.model:
             self._begin_with(self.model)
@@ -144,7 +145,7 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
         self._states = GoodStates(model)
         self._look_at_layers()
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Starts counting where the last epoch, or the optimizer, is."""
         batches = (self.params or {}).get("steps")
         self._count.begin_epoch(epoch, self.model.optimizer, batches)
@@ -152,7 +153,7 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
         self._layers.follow()
         self._look_at_layers()
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         """Has the execution measured if it is one to measure."""
         if self._states.is_empty and self.model.optimizer.built:
             self._keep()
@@ -160,7 +161,7 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
         if self._count.begin_execution(batch, batches) or self._wrong:
             self._sampler.arm()
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Looks at the loss, and if it is time at the layers."""
         before = self._count.step
         due = self._count.end_execution(batch)
@@ -176,12 +177,12 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
             if before // every < step // every:
                 self._keep()
 
-    def _look_at_loss(self, logs: Any, before: int) -> str:
+    def _look_at_loss(self, logs: Logs, before: int) -> str:
         if not logs or "loss" not in logs:
             return ""
         return self._loss.look(float(logs["loss"]), self._count.step - before)
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         """Closes the files, and gives the model its own step back."""
         if self._log is not None:
             self._log.close()
@@ -212,12 +213,12 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
     def _keep(self) -> None:
         self._states.keep(self._count.step, self._count.epoch, self._loss)
 
-    def _observe(self, logs: Any) -> None:
+    def _observe(self, logs: Logs) -> None:
         sample = self._sampler.take(self._count, logs)
         moves = self._layers.observe(sample.measured)
         self._record(sample, self._move(moves))
 
-    def _recover(self, wrong: str, logs: Any) -> None:
+    def _recover(self, wrong: str, logs: Logs) -> None:
         """Goes back to the good state, and up."""
         sample = self._sampler.take(self._count, logs)
         measured = sample.measured if self._wrong else {}

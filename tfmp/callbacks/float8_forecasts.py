@@ -17,6 +17,7 @@ import tensorflow as tf
 from tfmp import recipes
 from tfmp._core import custom_gradients, probes, scaling, statistics
 from tfmp._keras import call_context, training_pass
+from tfmp._keras.callback_states import Logs
 from tfmp._monitoring.measured_step import MeasuredStep
 from tfmp._monitoring.operators import Operator
 from tfmp._monitoring.sample_log import Sample
@@ -55,7 +56,7 @@ class ShadowedStep(MeasuredStep):
                 yield
 
     def _watched(
-        self, name: str, layer: Any, call: Callable[..., Any]
+        self, name: str, layer: keras.Layer, call: Callable[..., Any]
     ) -> Callable[..., Any]:
         recipe, probe = self._shadows[name].recipe, self._probes[name]
 
@@ -93,7 +94,7 @@ class ShadowSampler(Sampler):
             self.start()
         self._measuring.arm()
 
-    def take(self, count: StepCount, logs: Any) -> Sample:
+    def take(self, count: StepCount, logs: Logs) -> Sample:
         """Returns a sample, also before the first execution is measured."""
         if self._state is None:
             self.start()
@@ -139,7 +140,7 @@ def _seen_back(
 
 @contextlib.contextmanager
 def _before_activation(
-    layer: Any, function: Callable[..., Any]
+    layer: keras.Layer, function: Callable[..., Any]
 ) -> Iterator[None]:
     """Has a layer apply a function to what goes into its activation."""
     activation = layer.activation

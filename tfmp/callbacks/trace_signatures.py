@@ -140,7 +140,7 @@ def _noted_array(array: np.ndarray) -> Any:
     return array.dtype.str, array.shape, digest
 
 
-def _precision(layer: Any) -> tuple[Any, ...]:
+def _precision(layer: keras.Layer) -> tuple[Any, ...]:
     """Returns what properties say that are not among the attributes."""
     policy = policies.of_layer(layer)
     state = getattr(layer, "float8", None)

@@ -69,7 +69,7 @@ def warn_of_stale(layers: Iterable[keras.Layer]) -> None:
             warnings.warn(_said(each), RuntimeWarning, stacklevel=4)
 
 
-def _keeps_programs(model: Any) -> bool:
+def _keeps_programs(model: keras.Model) -> bool:
     own = vars(model)
     return bool(own.get("optimizer") or _functions(model)) and "_layers" in own
 

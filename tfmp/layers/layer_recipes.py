@@ -6,8 +6,6 @@ of attention, the recipe says whether its own products do.
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from tfmp import recipes
@@ -24,7 +22,7 @@ def recipe_of_products(layer: keras.Layer) -> recipes.Recipe | None:
     return None
 
 
-def has_idle_state(layer: Any) -> bool:
+def has_idle_state(layer: keras.Layer) -> bool:
     """Whether a layer has left FP8, with state for when it comes back."""
     state = getattr(layer, "float8", None)
     return state is not None and state.recipe is None

@@ -34,13 +34,15 @@ def needs_loss_scale(model: keras.Layer) -> bool:
     )
 
 
-def scaling(optimizer: Any) -> bool:
+def scaling(optimizer: keras.optimizers.Optimizer) -> bool:
     """Whether an optimizer scales the loss already."""
     wrapped = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     return wrapped or getattr(optimizer, "loss_scale_factor", None) is not None
 
 
-def _follow_compile(model: Any, given: Any, auto_scale_loss: bool) -> None:
+def _follow_compile(
+    model: keras.Model, given: Any, auto_scale_loss: bool
+) -> None:
     """Wraps the optimizer of a model that was just compiled.
 
     Args:
