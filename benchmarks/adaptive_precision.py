@@ -107,7 +107,12 @@ def train(precision: str, scenario: str, seed: int) -> dict[str, object]:
     keras.utils.set_random_seed(seed)
     adapts = precision == "adaptive"
     model = make("mixed_float8" if adapts else precision)
-    adaptive = tfmp.callbacks.AdaptivePrecision(every=8, quiet=8, keep_every=16)
+    callbacks = tfmp.callbacks
+    adaptive = callbacks.AdaptivePrecision(
+        every=8,
+        rule=callbacks.PrecisionRule(quiet=8),
+        rollback=callbacks.Rollback(keep_every=16),
+    )
     (x, y), test = data(scenario, seed)
     start = time.perf_counter()
     with warnings.catch_warnings():

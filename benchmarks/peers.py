@@ -26,7 +26,7 @@ import keras
 import tensorflow as tf
 
 from tfmp import formats
-from tfmp._keras import internals
+from tfmp._keras import call_context
 
 if TYPE_CHECKING:
     from keras.layers import Layer as Base
@@ -150,7 +150,7 @@ class Peer(Base):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Contracts, adds the bias and applies the activation."""
-        with internals.uncast():
+        with call_context.uncast():
             kernel = tf.convert_to_tensor(self.kernel)
         inputs = tf.cast(inputs, self.compute_dtype)
         x = einsum(self.contraction, inputs, kernel, self.arithmetic)

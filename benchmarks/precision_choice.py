@@ -34,6 +34,7 @@ import choice_workloads
 import keras
 import measuring
 import numpy as np
+import tensorflow as tf
 from choice_workloads import Split, Task
 
 import tfmp
@@ -70,23 +71,21 @@ def searched(
     """Returns what is best within each budget, by name; and why."""
     found = analysis.sensitivity(
         model,
-        split.train,
+        tf.data.Dataset.from_tensor_slices(split.train).batch(task.batch),
         task.loss,
         CANDIDATES,
-        args.batches,
+        samples=args.batches * task.batch,
         roles=["layer"],
-        batch_size=task.batch,
         verbose=False,
     )
 
     def search(memory: float) -> analysis.SearchResult:
         return analysis.search(
-            *(model, None),
+            model,
+            found,
             budget={"memory": memory},
             candidates=CANDIDATES,
-            sensitivity=found,
             batch_size=args.target_batch,
-            verbose=False,
         )
 
     rules = {p.name: p.memory for p in search(float("inf")).baselines}

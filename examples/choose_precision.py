@@ -36,7 +36,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("batch_size", 128, "Images a step.", lower_bound=1)
     flags.DEFINE_integer("width", 1024, "Of the hidden layers.", lower_bound=16)
     flags.DEFINE_integer("images", 10_000, "To train on.", lower_bound=100)
-    flags.DEFINE_integer("batches", 8, "To analyse, at most.", lower_bound=1)
+    flags.DEFINE_integer("samples", 256, "To analyse, at most.", lower_bound=1)
     flags.DEFINE_integer(
         "target_batch", 65_536, "Images a step on the target.", lower_bound=1
     )
@@ -90,7 +90,7 @@ def analyse(model: keras.Model, images: Any) -> analysis.Sensitivity:
     """Prints what each layer's precision costs, and returns it."""
     given = {
         "candidates": (LOW, HALF),
-        "batches": FLAGS.batches,
+        "samples": FLAGS.samples,
         "verbose": sys.stdout.isatty(),
     }
     found = analysis.sensitivity(model, images, **given)
@@ -103,18 +103,17 @@ def analyse(model: keras.Model, images: Any) -> analysis.Sensitivity:
 
 
 def choose(
-    model: keras.Model, images: Any, found: analysis.Sensitivity
+    model: keras.Model, found: analysis.Sensitivity
 ) -> analysis.SearchResult:
     """Searches within a share of what FP8 everywhere would cost."""
     rows = [row for row in found.only() if row.candidate == LOW]
     most = sum(found.percent(found.expected_increase(row)) for row in rows)
     return analysis.search(
         model,
-        images,
+        found,
         budget={"loss_increase": FLAGS.share * most},
         target=FLAGS.target,
         candidates=(LOW, HALF),
-        sensitivity=found,
         batch_size=FLAGS.target_batch,
     )
 
@@ -126,7 +125,7 @@ def main(argv: list[str]) -> None:
     images, test = load()
     model = train(None, images, 1)
     found = analyse(model, images)
-    result = choose(model, images, found)
+    result = choose(model, found)
     print(result)
     output = pathlib.Path(FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)

@@ -56,11 +56,10 @@ def restore_policy():
     """
     import keras
 
-    from tfmp._keras import internals
+    from tfmp._keras import global_notes
 
     keras.utils.set_random_seed(0)
-
-    internals.conversion_known(False)
+    global_notes.conversion_known(False)
     before, new = keras.config.dtype_policy(), keras.Layer.__dict__["__new__"]
     yield
     keras.config.set_dtype_policy(before)

@@ -47,6 +47,7 @@ from fuzz_tries import Entry, parameters
 
 import tfmp
 from tfmp import hardware, policies
+from tfmp.conversion.records import flatten
 from tfmp.layers import classes
 
 EXPORTED = (getattr(tfmp, name) for name in tfmp.__all__)
@@ -328,6 +329,8 @@ SAVING = {
         tfmp.callbacks.PrecisionScheduler, schedule={0: "mixed_float8"}
     ),
     "callbacks.AdaptivePrecision": row(tfmp.callbacks.AdaptivePrecision),
+    "callbacks.PrecisionRule": row(shown(tfmp.callbacks.PrecisionRule)),
+    "callbacks.Rollback": row(shown(tfmp.callbacks.Rollback)),
     "callbacks.PrecisionBounds": row(shown(tfmp.callbacks.PrecisionBounds)),
     "callbacks.PrecisionBounds.outside": row(
         tfmp.callbacks.PrecisionBounds().outside, values={"sqnr": 4.0}
@@ -385,8 +388,21 @@ EFFECT = tfmp.analysis.Effect(
 )
 EFFECTS = tuple(dataclasses.replace(EFFECT, layer=name) for name in "abc")
 SENSITIVITY = tfmp.analysis.Sensitivity("measure", EFFECTS, "float32", 2.0, 64)
+
+
+def searchable() -> dict[str, Any]:
+    """Returns a model, and a sensitivity that has a row for each layer."""
+    net = model()
+    rows = tuple(
+        dataclasses.replace(EFFECT, layer=path, candidate="mixed_bfloat16")
+        for path in flatten(net)
+    )
+    known = dataclasses.replace(SENSITIVITY, rows=rows)
+    return {"model": net, "sensitivity": known}
+
+
 POINT = tfmp.analysis.Point("a", {"a": "float32"}, 0.1, 0.1, 1.0)
-ANALYSED = {"loss": "mse", "batches": 1, "verbose": False}
+ANALYSED = {"loss": "mse", "samples": 2, "verbose": False}
 ANALYSES = {
     "analysis.Agreement": row(
         shown(tfmp.analysis.Agreement),
@@ -436,7 +452,7 @@ ANALYSES = {
     "analysis.search": made(
         tfmp.analysis.search,
         lambda: {
-            **{"model": model(), "data": (x(), x(2, 4)), **ANALYSED},
+            **searchable(),
             **{"budget": {"time": 1.0}, "candidates": ["mixed_bfloat16"]},
         },
         COMPILES,
@@ -474,6 +490,7 @@ OPERATORS = {
     "ops.einsum": row(
         tfmp.ops.einsum, TRACES, equation="ab,bc->ac", a=x(), b=x(16, 4)
     ),
+    "ops.Pass": row(tfmp.ops.Pass),
     "ops.Probe": row(tfmp.ops.Probe),
     "ops.Probe.read": made(
         lambda recipe: tfmp.ops.Probe().read(recipe),

@@ -198,6 +198,7 @@ INTEGERS = values(
     | st.lists(st.integers(-1, 3), max_size=4)
 )
 NUMBERS = values(st.floats(-10, 10) | st.floats() | st.integers(-5, 5))
+PAIRS = values(st.tuples(*[st.floats(-10, 10) | st.integers(-5, 5)] * 2))
 SPECS: st.SearchStrategy[Value] = st.builds(
     lambda shape, dtype: lambda: tf.TensorSpec(shape, dtype),
     st.lists(st.none() | st.integers(0, 17), max_size=6) | st.none(),
@@ -271,8 +272,8 @@ NEAR: dict[str, st.SearchStrategy[Value]] = {
     **dict.fromkeys(("num_query_heads", "num_key_value_heads"), INTEGERS),
     **dict.fromkeys(("output_shape", "attention_axes", "units"), INTEGERS),
     **dict.fromkeys(("bfloat16", "float8", "bandwidth", "launch"), NUMBERS),
-    **dict.fromkeys(("initial_scale", "min_scale", "max_scale"), NUMBERS),
-    **dict.fromkeys(("growth_factor", "backoff_factor"), NUMBERS),
+    **dict.fromkeys(("initial_scale",), NUMBERS),
+    **dict.fromkeys(("factors", "bounds"), NUMBERS | PAIRS),
     **dict.fromkeys(("growth_steps",), INTEGERS),
     **dict.fromkeys(("policy", "name"), POLICY),
     **dict.fromkeys(("role", "current"), ROLES),

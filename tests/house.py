@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import graphlib
 import inspect
 import re
 import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-MAX_LINES, MAX_BODY = 300, 45
+MAX_LINES, MAX_BODY, MAX_PARAMETERS = 300, 45, 8
 INSIDE = re.compile(r"\btfmp\._[a-z]\w*")
 PRIVATE = ("keras.src", "tensorflow.compiler", "tensorflow.python")
 MUTABLE = {"list", "dict", "set", "defaultdict", "deque", "OrderedDict"}
@@ -267,3 +269,73 @@ def check_documented(name: str, value: object, prose: str) -> list[str]:
     elif not is_module and not re.search(r"^\s*(>>> |```)", text, re.MULTILINE):
         problems.append(f"{name}: no example in its docstring")
     return problems
+
+
+def callables_of(
+    modules: Mapping[str, types.ModuleType],
+) -> dict[str, Callable[..., Any]]:
+    """Returns each public function, class and method that is tfmp's own.
+
+    What a class has from Keras has Keras' signature, and is left out.
+    """
+    found = {}
+    for module_name, module in modules.items():
+        for name, value in public_names(module).items():
+            if not callable(value):
+                continue
+            found[f"{module_name}.{name}"] = value
+            if inspect.isclass(value):
+                for key in dir(value):
+                    member = getattr(value, key)
+                    if not key.startswith("_") and callable(member):
+                        found[f"{module_name}.{name}.{key}"] = member
+    return {
+        name: value
+        for name, value in found.items()
+        if (getattr(value, "__module__", "") or "").split(".")[0] == "tfmp"
+    }
+
+
+def results_of(callables: Mapping[str, Callable[..., Any]]) -> set[str]:
+    """Returns the names of classes that tfmp makes, and users only read.
+
+    They are what a function returns, or a field of such a result holds.
+    """
+    classes = [c for c in callables.values() if dataclasses.is_dataclass(c)]
+    said = [
+        str(getattr(value, "__annotations__", {}).get("return", ""))
+        for value in callables.values()
+    ]
+    said += [str(f.type) for c in classes for f in dataclasses.fields(c)]
+    named = set(re.findall(r"\w+", " ".join(said)))
+    return {c.__name__ for c in classes} & named
+
+
+def check_parameters(
+    callables: Mapping[str, Callable[..., Any]],
+) -> list[str]:
+    """A public callable has at most eight parameters, `**kwargs` as one."""
+    results, problems = results_of(callables), []
+    for name, value in callables.items():
+        if inspect.isclass(value) and value.__name__ in results:
+            continue
+        names = [n for n in inspect.signature(value).parameters if n != "self"]
+        if len(names) > MAX_PARAMETERS:
+            problems.append(f"{name}: {len(names)} parameters")
+    return problems
+
+
+def sets_or_calls(text: str, name: str) -> bool:
+    """Whether code gives an attribute a value, or calls a function, so named.
+
+    >>> sets_or_calls("layer.__class__ = kind", "__class__")
+    True
+    """
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute) and node.attr == name:
+            if isinstance(node.ctx, ast.Store):
+                return True
+        elif isinstance(node, ast.Call):
+            if ast.unparse(node.func).split(".")[-1] == name:
+                return True
+    return False

@@ -18,12 +18,14 @@ import pytest
 import tfmp
 from tfmp import checkpoints
 from tfmp._core import scaling, statistics
-from tfmp._switching.hysteresis import DOWN, STAY, UP, Rule, Rung, trouble
+from tfmp._switching.hysteresis import DOWN, STAY, UP, Rung, trouble
 from tfmp._switching.loss_watch import LEAST, LossWatch
 from tfmp.callbacks import (
     AdaptivePrecision,
     BackupAndRestore,
     PrecisionBounds,
+    PrecisionRule,
+    Rollback,
     ScaleMonitor,
 )
 from tfmp.callbacks.ladder_arguments import checked_ladder
@@ -113,7 +115,7 @@ def planted(tmp_path_factory):
 
 def adapting(**options):
     ladder = ["mixed_float8", "mixed_bfloat16"]
-    return AdaptivePrecision(ladder, None, 4, quiet=3, **options)
+    return AdaptivePrecision(ladder, None, 4, PrecisionRule(quiet=3), **options)
 
 
 class Killed(Exception):
@@ -241,7 +243,9 @@ def test_it_goes_back_to_the_last_good_state_bit_for_bit(kind):
     else:
         y[20 * BATCH : 22 * BATCH] *= 100
     watch, back = Watch(), []
-    adaptive = AdaptivePrecision(every=32, keep_every=8, spike=4)
+    adaptive = AdaptivePrecision(
+        every=32, rollback=Rollback(keep_every=8, spike=4)
+    )
     states = {}
 
     def after(batch, logs=None):
@@ -271,7 +275,7 @@ def test_it_goes_back_to_the_last_good_state_bit_for_bit(kind):
 def test_what_a_later_callback_restores_is_followed():
     """What is at the top by then does not go up from where it was."""
     model = make()
-    adaptive = AdaptivePrecision(every=2, patience=1)
+    adaptive = AdaptivePrecision(every=2, rule=PrecisionRule(patience=1))
     restore = keras.callbacks.LambdaCallback(
         on_train_begin=lambda logs: tfmp.set_precision(
             model, {"first": "float32"}
@@ -297,7 +301,7 @@ def test_without_a_layer_to_go_up_nothing_is_done():
 def test_it_trains_as_bfloat16_where_fp8_stalls():
     found, shares = {}, []
     for policy in ("mixed_bfloat16", "mixed_float8", "adaptive"):
-        adaptive = AdaptivePrecision(every=4, quiet=99)
+        adaptive = AdaptivePrecision(every=4, rule=PrecisionRule(quiet=99))
         adapts = policy == "adaptive"
         model = make("mixed_float8" if adapts else policy)
         x, y = data(320, (0, 320))
@@ -314,7 +318,7 @@ def test_it_trains_as_bfloat16_where_fp8_stalls():
 
 
 def test_hysteresis():
-    rule = Rule(patience=2, quiet=2, max_changes=4)
+    rule = PrecisionRule(patience=2, quiet=2, max_changes=4)
     rung = Rung(0, 0, 2)
 
     def look(trouble, calm):
@@ -332,9 +336,9 @@ def test_hysteresis():
     assert rung.wait(rule) == 4 and rung.changes == 3
     assert {look(False, True) for _ in range(20)} == {STAY}
     assert [look(True, False), look(True, False)] == [STAY, UP]
-    assert not rung.can_go_up(Rule(max_changes=4)) and rung.at == 2
+    assert not rung.can_go_up(PrecisionRule(max_changes=4)) and rung.at == 2
     assert {look(True, False) for _ in range(9)} == {STAY}
-    assert Rung(1, 1, 2).look(Rule(quiet=1), False, True) == STAY
+    assert Rung(1, 1, 2).look(PrecisionRule(quiet=1), False, True) == STAY
 
 
 def test_bounds():
@@ -383,18 +387,35 @@ def test_a_loss_out_of_its_bound():
         ({"layers": []}, ValueError, "`layers` must be"),
         ({"layers": ["("]}, ValueError, "`layers` must be"),
         ({"every": 0}, ValueError, "`every` must be"),
-        ({"up": 0.5}, TypeError, "`up` must be"),
-        ({"down": PrecisionBounds(sqnr=5.0)}, ValueError, "`down` must not"),
-        ({"patience": 0}, ValueError, "`patience` must be"),
-        ({"window": 1}, ValueError, "`window` must be"),
-        ({"spike": 0.5}, ValueError, "`spike` must be"),
-        ({"keep_every": 0}, ValueError, "`keep_every` must be"),
+        ({"rule": 3}, TypeError, "`rule` must be a tfmp"),
+        ({"rollback": 0.5}, TypeError, "`rollback` must be a tfmp"),
         ({"elements": 0}, ValueError, "`elements` must be"),
     ],
 )
 def test_arguments_are_checked(arguments, error, said):
     with pytest.raises(error, match=said):
         AdaptivePrecision(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "error", "said"),
+    [
+        (PrecisionRule, {"up": 0.5}, TypeError, "`up` must be"),
+        (
+            PrecisionRule,
+            {"down": PrecisionBounds(sqnr=5.0)},
+            ValueError,
+            "`down` must not",
+        ),
+        (PrecisionRule, {"patience": 0}, ValueError, "`patience` must be"),
+        (Rollback, {"window": 1}, ValueError, "`window` must be"),
+        (Rollback, {"spike": 0.5}, ValueError, "`spike` must be"),
+        (Rollback, {"keep_every": 0}, ValueError, "`keep_every` must be"),
+    ],
+)
+def test_rules_are_checked(kind, arguments, error, said):
+    with pytest.raises(error, match=said):
+        kind(**arguments)
 
 
 def test_ladders():

@@ -94,10 +94,10 @@ class Simulation:
         settings, factor = self.optimizer.rule, 1.0
         self.counter = self.counter + 1 if finite else 0
         if not finite:
-            factor = settings.backoff_factor
+            factor = settings.factors[1]
         elif self.counter == settings.growth_steps:
-            factor, self.counter = settings.growth_factor, 0
-        bounds = np.float32([settings.min_scale, settings.max_scale])
+            factor, self.counter = settings.factors[0], 0
+        bounds = np.float32(settings.bounds)
         moved = np.clip(self.scale * np.float32(factor), *bounds)
         return moved if settings.dynamic else self.scale
 
@@ -115,8 +115,8 @@ def draw(rng: np.random.Generator) -> tuple[np.ndarray, bool]:
     "settings",
     [
         {"growth_steps": 3},
-        {"growth_steps": 2, "growth_factor": 1.7, "backoff_factor": 0.3},
-        {"growth_steps": 1, "max_scale": 2.0**17, "min_scale": 2.0**14},
+        {"growth_steps": 2, "factors": (1.7, 0.3)},
+        {"growth_steps": 1, "bounds": (2.0**14, 2.0**17)},
         {"growth_steps": 1, "dynamic": False},
     ],
 )

@@ -86,25 +86,36 @@ PRIVATE_IMPORTS = {
     "_core/lengths.py": ["tensorflow.python.ops.control_flow_util"],
     "_inspection/relowering.py": ["tensorflow.python.eager.context"],
     "_keras/training_pass.py": ["keras.src.backend.common.stateless_scope"],
-    "_keras/layer_calls.py": [
+    "_keras/call_context.py": [
         "keras.src.backend.AutocastScope",
         "keras.src.backend.common.global_state",
+    ],
+    "_keras/compile_arguments.py": [
+        "keras.src.export.export_utils.get_input_signature",
+        "keras.src.export.export_utils.make_tf_tensor_spec",
+    ],
+    "_keras/global_notes.py": ["keras.src.backend.common.global_state"],
+    "_keras/layer_calls.py": [
+        "keras.src.backend.AutocastScope",
         "keras.src.models.functional.Functional",
     ],
+    "_keras/layer_kinds.py": [
+        "keras.src.models.functional.Functional",
+        "keras.src.saving.keras_saveable.KerasSaveable",
+    ],
+    "_keras/optimizer_variables.py": ["keras.src.utils.tracking"],
     "_keras/symbolic_calls.py": [
         "keras.src.backend.compute_output_spec",
         "keras.src.backend.common.global_state",
     ],
     "_keras/weights_saving.py": ["keras.src.saving.saving_lib"],
-    "_keras/internals.py": [
-        "keras.src.backend.AutocastScope",
-        "keras.src.backend.common.global_state",
-        "keras.src.export.export_utils.get_input_signature",
-        "keras.src.export.export_utils.make_tf_tensor_spec",
-        "keras.src.models.functional.Functional",
-        "keras.src.saving.keras_saveable.KerasSaveable",
-        "keras.src.utils.tracking",
-    ],
+}
+
+# What only one module does: the attributes that it sets, or reads.
+ALONE = {
+    "__class__": ["_keras/class_and_policy.py", "_keras/layer_calls.py"],
+    "_dtype_policy": ["_keras/class_and_policy.py"],
+    "currentframe": ["_keras/frames.py"],
 }
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -209,6 +220,26 @@ def test_public_names_are_documented(name):
     for key, value in names.items():
         problems += house.check_documented(key, value, prose)
     assert problems == []
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_what_one_module_does_no_other_does(name):
+    found = [p for p, text in FILES.items() if house.sets_or_calls(text, name)]
+    assert found == ALONE[name]
+
+
+def test_sets_or_calls_can_fail():
+    for text in ("x.a = 1", "x.a, y = 1, 2", "x.a += 1", "x.a()", "a()"):
+        assert house.sets_or_calls(text, "a")
+    assert not house.sets_or_calls("y = x.a\na = 1\nb(a)", "a")
+
+
+def test_public_callables_have_few_parameters():
+    more = ("conversion", "cost_model", "hardware", "policies")
+    names = ["tfmp", *(f"tfmp.{name}" for name in (*PUBLIC, *more))]
+    found = house.callables_of({n: importlib.import_module(n) for n in names})
+    assert {"tfmp.convert", "tfmp.recipes.Emulated"} <= set(found)
+    assert house.check_parameters(found) == []
 
 
 # From here on: the rules themselves.
@@ -407,6 +438,34 @@ def test_insides_named_lets_pass():
 )
 def test_documented_can_fail(value, problem):
     assert house.check_documented("x", value, "x") == [f"x: {problem}"]
+
+
+def eight(a, b, c, d, e, f, g, **kwargs):
+    pass
+
+
+def nine(a, b, c, d, e, f, g, h, **kwargs):
+    pass
+
+
+NINE = [(name, int) for name in "abcdefghi"]
+Read = dataclasses.make_dataclass("Read", NINE)
+Given = dataclasses.make_dataclass("Given", NINE)
+Holds = dataclasses.make_dataclass("Holds", [("rows", "tuple[Read, ...]")])
+
+
+def makes() -> Holds:
+    pass
+
+
+def test_parameters_can_be_too_many():
+    found = {"eight": eight, "nine": nine, "Given": Given, "Read": Read}
+    found |= {"Holds": Holds, "makes": makes}
+    assert house.results_of(found) == {"Read", "Holds"}
+    assert house.check_parameters(found) == [
+        "nine: 9 parameters",
+        "Given: 9 parameters",
+    ]
 
 
 def test_documented_looks_for_whole_words():

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfmp
-from tfmp.layers import class_change
+from tfmp._keras import class_and_policy
 from tfmp.layers.float8_state import all_states
 from tfmp.recipes import CurrentScaling, DelayedScaling
 
@@ -267,7 +267,7 @@ def test_fp8_scores_and_values_have_the_noise_of_their_format(
     make, grads, mask
 ):
     x = normal(*SHAPE)
-    recipe = CurrentScaling(attention=True, grads=grads)
+    recipe = CurrentScaling(attention=True, fp8_format=("E4M3", "E4M3", grads))
     layer, plain = pair(make, recipe, x, x)
     heads = [normal(*HEADS, seed=i) for i in range(3)]
     results = []
@@ -508,7 +508,9 @@ def test_a_keras_layer_becomes_ours_in_place(make, built):
         if built:
             layer.build(x.shape, x.shape)
         if not ours:
-            class_change.swap(layer, cls)
+            class_and_policy.become(
+                layer, layer.dtype_policy, class_and_policy.extended(layer, cls)
+            )
             assert type(layer) is cls
         results.append(gradients(layer, x, x))
         results[-1]["paths"] = [v.path for v in layer.variables]
@@ -525,7 +527,11 @@ def test_a_subclass_in_place_keeps_its_own_methods():
 
     x = normal(*SHAPE)
     layer = Halved(4, 8, dtype=low("current"))
-    class_change.swap(layer, tfmp.layers.MultiHeadAttention)
+    class_and_policy.become(
+        layer,
+        layer.dtype_policy,
+        class_and_policy.extended(layer, tfmp.layers.MultiHeadAttention),
+    )
     whole = tfmp.layers.MultiHeadAttention(4, 8, dtype=low("current"))
     whole.build(x.shape, x.shape)
     layer.build(x.shape, x.shape)

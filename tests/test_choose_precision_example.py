@@ -13,7 +13,7 @@ from absl.testing import flagsaver
 import tfmp
 
 FLAGS = flags.FLAGS
-TINY = ("--width=16", "--images=200", "--epochs=1", "--batches=1")
+TINY = ("--width=16", "--images=200", "--epochs=1", "--samples=32")
 MORE = ("--measure", "--batch_size=100")
 
 

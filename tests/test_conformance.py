@@ -131,7 +131,7 @@ OF_ANY_LAYER = {
     "dtype": tfmp.Policy(
         "mixed_float8",
         tfmp.recipes.DelayedScaling(
-            margin=2, amax_history_len=3, grads="E4M3", attention=True
+            margin=2, amax_history_len=3, fp8_format="E4M3", attention=True
         ),
     ),
 }

@@ -339,7 +339,9 @@ def test_compiles_once_a_shape():
         recipe = DelayedScaling(margin=3, amax_history_len=7)
         shapes = (batch, 5, 5, 2)
         return contractions._compiled(
-            contraction, recipe, True, tf.float32, shapes
+            *(contraction, recipe, True, tf.float32, shapes),
+            measured=False,
+            elements=None,
         )
 
     def call(batch):
@@ -445,7 +447,7 @@ KERNEL_GRAD = ("HIGHEST", E4M3, E5M2, F32)
             [OUTPUT, INPUT_GRAD, ("HIGHEST", BF16, BF16, F32)],
         ),
         (
-            CurrentScaling(inputs="E5M2", grads="E4M3"),
+            CurrentScaling(fp8_format=("E5M2", "E4M3", "E4M3")),
             [
                 ("DEFAULT", E5M2, E4M3, BF16),
                 ("HIGHEST", E4M3, E4M3, BF16),

@@ -222,7 +222,6 @@ def converted(**options):
         ({"filter": lambda layer, path: path == "stack/one"}, ["one"]),
         ({"skip": ("first", "last")}, ["two"]),
         ({"filter": "t.*", "skip": ["last"]}, ["two"]),
-        ({"overrides": {layers.Dense: "compute"}}, []),
         ({"filter": "auto", "target": "h200"}, []),
         ({"target": "h200"}, []),
     ],

@@ -399,9 +399,6 @@ def test_they_load_in_a_new_process(tmp_path):
         ({"skip": ("middle",)}, ValueError),
         ({"batch_size": 0}, ValueError),
         ({"length": 1.5}, TypeError),
-        ({"overrides": {keras.layers.Dense: "float16"}}, ValueError),
-        ({"overrides": {keras.layers.LSTM: "float8"}}, ValueError),
-        ({"overrides": {"Dense": "compute"}}, TypeError),
     ],
 )
 def test_bad_arguments_change_nothing(options, error):

@@ -225,7 +225,7 @@ def test_weights_are_those_that_are_stored():
 def test_scaled_loss():
     model = keras.Sequential([keras.Input([4]), keras.layers.Dense(2)])
     model.compile(
-        LossScaleOptimizer("sgd", initial_scale=2.0**40, max_scale=2.0**40),
+        LossScaleOptimizer("sgd", initial_scale=2.0**40, bounds=(1.0, 2.0**40)),
         "mse",
     )
     finding = find_nonfinite(model, X, 1e14 * Y)

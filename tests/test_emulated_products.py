@@ -19,11 +19,11 @@ from tfmp.recipes import Emulated
 MIXED = Emulated("MXFP4", "MXFP8_E5M2")
 OWN = formats.Format("E3M0", "", 3, 0, specials="none")
 FULL = Emulated(
-    "MXFP6_E2M3",
-    "NVFP4",
-    inputs=formats.E4M3,
-    kernel=dataclasses.replace(formats.MXFP4, name="U", scale_rounding="ceil"),
-    grads=OWN,
+    (
+        formats.E4M3,
+        dataclasses.replace(formats.MXFP4, name="U", scale_rounding="ceil"),
+    ),
+    OWN,
     rounding="toward_zero",
     backward_rounding="stochastic",
     high_precision=("input_grad",),
@@ -109,7 +109,9 @@ def test_roles_and_products():
     [
         ({"forward": "E9M9"}, ValueError, "`forward`"),
         ({"backward": 3}, TypeError, "`backward`"),
-        ({"grads": formats.Format("X", "", 9, 2)}, ValueError, "`grads`"),
+        ({"backward": formats.Format("X", "", 9, 2)}, ValueError, "`backward`"),
+        ({"forward": ("E4M3",)}, ValueError, "`forward`"),
+        ({"forward": ("E4M3", 3)}, TypeError, r"`forward\[1\]`"),
         ({"rounding": "up"}, ValueError, "`rounding`"),
         ({"backward_rounding": None}, TypeError, "`backward_rounding`"),
         ({"high_precision": ("x",)}, ValueError, "`high_precision`"),
@@ -178,7 +180,7 @@ def test_wide_formats_change_nothing(dtype):
 
 def test_one_role_and_high_precision():
     x, w, dy = normal(8, 64), normal(64, 6, seed=1), normal(8, 6, seed=2)
-    kernel = Emulated("FLOAT32", kernel="E2M1")
+    kernel = Emulated(("FLOAT32", "E2M1"))
     y, dx, dw = gradients(lambda x, w: matmul(x, w, recipe=kernel), x, w, dy)
     low = by_hand(w, "E2M1", 0)
     expected = x @ low, dy @ tf.transpose(low), tf.transpose(x) @ dy
@@ -254,7 +256,8 @@ def test_stochastic_gradients_repeat():
 def test_nothing_is_measured_and_second_order_raises():
     x = normal(4, 8)
     with pytest.raises(ValueError, match="`probe`"):
-        matmul(x, normal(8, 2), recipe=MIXED, probe=tfmp.ops.Probe())
+        measured = tfmp.ops.Pass(probe=tfmp.ops.Probe())
+        matmul(x, normal(8, 2), recipe=MIXED, amax=measured)
     with tf.GradientTape() as outer:
         outer.watch(x)
         with tf.GradientTape() as inner:
@@ -397,8 +400,8 @@ def test_attention():
     x = normal(2, 6, 16)
     outputs = []
     for recipe in (
-        Emulated("E2M1", inputs="FLOAT32", kernel="FLOAT32"),
-        Emulated("FLOAT32", kernel="E2M1", attention=True),
+        Emulated("FLOAT32", "E2M1"),
+        Emulated(("FLOAT32", "E2M1"), attention=True),
     ):
         policy = tfmp.Policy("mixed_float8", recipe=recipe)
         keras.utils.set_random_seed(2)

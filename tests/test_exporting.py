@@ -20,7 +20,7 @@ from tfmp._exporting import job, plain_model, runtimes, samples
 FORMATS = ("saved_model", "litert", "onnx")
 SUFFIX = {"saved_model": "", "litert": ".tflite", "onnx": ".onnx"}
 FLOAT8 = {"dtype": "mixed_float8"}
-E5M2_INPUTS = tfmp.recipes.DelayedScaling(inputs="E5M2", grads="E4M3")
+E5M2_INPUTS = tfmp.recipes.DelayedScaling(fp8_format=("E5M2", "E4M3", "E4M3"))
 PACKAGES = {
     "litert": ("ai_edge_litert",),
     "onnx": ("onnx", "tf2onnx", "onnxruntime"),
@@ -216,7 +216,7 @@ def test_runs_elsewhere_at_any_batch_size(name, format, tmp_path):
 
 
 DELAYED = tfmp.recipes.DelayedScaling()
-E5M2_KERNEL = tfmp.recipes.DelayedScaling(kernel="E5M2", fp8_format="E4M3")
+E5M2_KERNEL = tfmp.recipes.DelayedScaling(fp8_format=("E4M3", "E5M2", "E4M3"))
 
 
 @pytest.mark.slow_but("[DelayedScaling()-None]")

@@ -267,7 +267,7 @@ def test_fault_11_a_bad_gradient_on_any_replica_skips_the_step_on_all():
 def test_fault_12_the_loss_scale_has_a_floor_and_a_ceiling(policy):
     layer = tfmp.layers.Dense(1, dtype=policy)
     optimizer = tfmp.optimizers.LossScaleOptimizer(
-        "sgd", initial_scale=4.0, max_scale=2.0**10, growth_steps=1
+        "sgd", initial_scale=4.0, bounds=(1.0, 2.0**10), growth_steps=1
     )
     model = model_of(layer, optimizer=optimizer, jit_compile=False)
     x, y = data(scale=2.0**-6)

@@ -149,7 +149,7 @@ def test_einsum_that_is_no_product_says_so():
 
 @MAKERS
 def test_config_round_trip(make):
-    recipe = tfmp.recipes.DelayedScaling(margin=2, grads="E4M3")
+    recipe = tfmp.recipes.DelayedScaling(margin=2, fp8_format="E4M3")
     policy = tfmp.Policy("mixed_float8", recipe)
     layer = make(tfmp.layers, dtype=policy, **OPTIONS)
     copy = type(layer).from_config(layer.get_config())

@@ -13,7 +13,8 @@ import tensorflow as tf
 from modes import each_mode
 
 import tfmp
-from tfmp.layers import BatchNormalization, class_change
+from tfmp._keras import class_and_policy
+from tfmp.layers import BatchNormalization
 
 POLICIES = ["float32", "mixed_bfloat16", "mixed_float16", "bfloat16", "float16"]
 FIT = {
@@ -225,7 +226,11 @@ def test_a_keras_layer_becomes_ours_in_place(early):
     layer = keras.layers.BatchNormalization()
     if not early:
         layer.build([None, 3])
-    class_change.swap(layer, BatchNormalization)
+    class_and_policy.become(
+        layer,
+        layer.dtype_policy,
+        class_and_policy.extended(layer, BatchNormalization),
+    )
     assert type(layer) is BatchNormalization
     layer(normal(8, 3), training=True)
     before = averages(layer)

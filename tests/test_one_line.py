@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 import tfmp
-from tfmp._keras import internals
+from tfmp._keras import global_notes
 from tfmp.conversion import stock_layers
 from tfmp.hardware import Device, Hardware
 from tfmp.layers.float8_state import all_states
@@ -123,7 +123,7 @@ def test_who_converts_is_not_warned():
         model.build([1, 6, 16])
         layer = tfmp.layers.MultiHeadAttention(2, 8)
         layer(tf.ones([1, 4, 8]), tf.ones([1, 4, 8]))
-    internals.conversion_known(False)
+    global_notes.conversion_known(False)
     tfmp.set_global_policy("mixed_float8", convert=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -131,7 +131,7 @@ def test_who_converts_is_not_warned():
 
 
 def test_layers_of_tfmp_alone_are_not_warned_of():
-    internals.conversion_known(False)
+    global_notes.conversion_known(False)
     tfmp.set_global_policy("mixed_float8")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -175,7 +175,7 @@ def test_it_is_undone(how):
 
 
 def test_scopes_inside_scopes():
-    internals.conversion_known(False)
+    global_notes.conversion_known(False)
     with tfmp.policy_scope("mixed_float8", convert="all"):
         with tfmp.policy_scope("mixed_bfloat16"):
             inner = keras.layers.Dense(2)

@@ -46,9 +46,9 @@ MORE_RECIPES = {
         high_precision=("output", "input_grad", "kernel_grad")
     ),
     "current_margin_1_e5m2_inputs": CurrentScaling(
-        margin=1, inputs="E5M2", grads="E4M3"
+        margin=1, fp8_format=("E5M2", "E4M3", "E4M3")
     ),
-    "current_e5m2_kernel": CurrentScaling(kernel="E5M2", grads="E4M3"),
+    "current_e5m2_kernel": CurrentScaling(fp8_format=("E4M3", "E5M2", "E4M3")),
 }
 RECIPES = {**PRESETS, **MORE_RECIPES}
 OTHER_RECIPES = [name for name in RECIPES if name not in ("delayed", "current")]
@@ -77,9 +77,12 @@ def integers(seed, *shape):
 
 def gradients(x, w, upstream=1.0, amax=NO_AMAX, **kwargs):
     """Returns the product, both gradients and the observed amax."""
+    training = kwargs.pop("training", True)
     run = functools.partial(ops.matmul, **kwargs)
     return oracles.gradients(
-        lambda x, w, amax: run(x, w, amax=amax), (x, w, amax), upstream
+        lambda x, w, amax: run(x, w, amax=ops.Pass(amax, training)),
+        (x, w, amax),
+        upstream,
     )
 
 
@@ -686,9 +689,6 @@ BAD = [
     (ValueError, "b", {"b": W[0]}),
     (TypeError, "transpose_a", {"transpose_a": 1}),
     (TypeError, "transpose_b", {"transpose_b": None}),
-    (TypeError, "training", {"training": 1}),
-    (TypeError, "training", {"training": None}),
-    (TypeError, "training", {"training": np.True_}),
     (ValueError, "recipe", {"recipe": "tensorwise"}),
     (TypeError, "recipe", {"recipe": 8}),
     (TypeError, "recipe", {"recipe": DelayedScaling}),
@@ -709,6 +709,28 @@ BAD = [
 def test_bad_arguments(error, name, changed):
     with pytest.raises(error, match=f"`{name}`.*Received: "):
         ops.matmul(**{"a": X, "b": W, **changed})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("training", value) for value in (1, None, np.True_)),
+        *(("probe", 3), ("take_in", "print"), ("amax", np.zeros(3))),
+    ],
+)
+def test_bad_passes(name, value):
+    with pytest.raises(TypeError, match=f"`{name}`.*Received: "):
+        ops.Pass(**{name: value})
+
+
+def test_a_pass_hands_over_what_it_observed():
+    seen, x, w = [], tf.constant([[1.0, -3.0]]), tf.ones([2, 4])
+    run = ops.Pass([1.0, 1.0, 1.0], take_in=seen.append)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = ops.matmul(x, w, amax=run) * 0.5
+    tape.gradient(y, x)
+    assert [each.numpy().tolist() for each in seen] == [[3.0, 1.0, 0.5]]
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ def sensitivity(model):
 def searched(model, sensitivity, **more):
     given = {"budget": {"loss_increase": 1.0}, "candidates": NAMES}
     return analysis.search(
-        *(model, None), sensitivity=sensitivity, verbose=False, **given | more
+        model, **{"sensitivity": sensitivity, **given, **more}
     )
 
 

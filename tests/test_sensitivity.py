@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import tfmp
 from tfmp import analysis
+from tfmp.analysis import batches
 from tfmp.analysis.variants import ROLES
 from tfmp.conversion.records import flatten
 
@@ -195,9 +196,8 @@ def test_nothing_is_left_of_one_that_fails(model, untouched, method, error):
     with pytest.raises(error, match="half-way"):
         analysis.sensitivity(
             model,
-            data([8, 8, 3]),
+            [data([8, 8, 3], samples=16), data([8, 8, 3], samples=16)],
             loss,
-            batch_size=16,
             method=method,
             roles=["layer", "kernel"],
             verbose=False,
@@ -214,7 +214,7 @@ def test_training_goes_on_as_without(model, untouched):
     for analysed in (False, True):
         if analysed:
             analysis.sensitivity(
-                model, (x, y), roles=["layer"], batches=1, verbose=False
+                model, (x, y), roles=["layer"], samples=32, verbose=False
             )
         model.train_on_batch(x, y)
         results.append([v.numpy().tobytes() for v in variables])
@@ -246,6 +246,22 @@ def test_models_of_all_kinds():
     low = [r.layer for r in results[0].rows if r.candidate == "mixed_float8"]
     assert not any(path.endswith("/attention") for path in low)
     assert analysis.compare(*results).spearman["loss_rms"] > 0.8
+
+
+@METHODS
+def test_a_subclass_of_a_layer_of_tfmp(method):
+    class Own(tfmp.layers.Dense):
+        """As a user writes one."""
+
+    model = keras.Sequential(
+        [keras.Input([16]), Own(4, dtype="float32", name="a")], name="net"
+    )
+    given = data([16], classes=4), LOSS, ("mixed_float8",)
+    found = analysis.sensitivity(
+        model, *given, method=method, roles=["layer"], verbose=False
+    )
+    assert [row.loss_rms > 0 for row in found.rows] == [True]
+    assert type(model.layers[0]) is Own
 
 
 def test_wider_and_coarser_than_hardware():
@@ -310,8 +326,8 @@ def test_data_of_all_kinds(model):
     sets = (
         (x, y),
         (x, y, weight),
-        [(x[:16], y[:16]), (x[16:], y[16:])],
         tf.data.Dataset.from_tensor_slices((x, y)).batch(32),
+        [(x[:16], y[:16]), (x[16:], y[16:])],
     )
     seen = [
         analysis.sensitivity(
@@ -319,13 +335,24 @@ def test_data_of_all_kinds(model):
             each,
             candidates=["mixed_bfloat16"],
             roles=["kernel"],
-            training=False,
             verbose=False,
         )
         for each in sets
     ]
     assert [each.samples for each in seen] == [32] * 4
-    assert all(s.loss == pytest.approx(seen[0].loss, 1e-5) for s in seen)
+    same = [s.loss for s in seen[:3]]  # of a batch, which dropout sees whole
+    assert same == pytest.approx([same[0]] * 3, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("samples", "sizes"), [(1, [1]), (40, [32, 8]), (99, [32, 18])]
+)
+def test_as_many_samples_as_asked_for(samples, sizes):
+    x = np.zeros([50, 3])
+    assert [batch.size for batch in batches.read(x, samples)] == sizes
+    parts = [x[:20], x[20:40], x[40:]]
+    whole = [batch.size for batch in batches.read(parts, samples)]
+    assert whole == [20, 20, 10][: 1 + (samples > 20) + (samples > 40)]
 
 
 def test_as_data_text_and_picture(found, tmp_path):
@@ -371,7 +398,7 @@ def test_spearman_is_scipys():
         ({"candidates": ["int8"]}, "`candidates` must be a tuple"),
         ({"method": "guess"}, "`method` must be one of"),
         ({"roles": ["bias"]}, "`roles` must be one of"),
-        ({"batches": 0}, "`batches` must be 1 or more"),
+        ({"samples": 0}, "`samples` must be 1 or more"),
     ],
 )
 def test_what_is_not_allowed(model, changed, message):

@@ -85,7 +85,7 @@ def test_fit_that_skips_most(way):
         fit(model, "bbbggbgbb", epochs=2)
     text = only(said)
     assert "skipped 12 of the steps 1 to 18, the last 2 in a row" in text
-    assert "The loss scale is 8 and can fall to min_scale=1" in text
+    assert "The loss scale is 8 and can fall to 1;" in text
 
 
 @pytest.mark.slow_but("[graph]", "[xla]")
@@ -232,11 +232,11 @@ def test_an_optimizer_that_conversion_wraps():
     assert "skipped 50 of the steps 2 to 51, the last 50 in a" in only(said)
 
 
-RULE = ScaleRule(2.0**15, 2000, 2.0, 0.5, 1.0, 2.0**24, 1, True)
+RULE = ScaleRule(2.0**15, 2000, (2.0, 0.5), (1.0, 2.0**24), True, 1)
 
 
 def fixed(scale):
-    return ScaleRule(scale, 1, 2.0, 0.5, 1.0, 2.0**24, 1, dynamic=False)
+    return ScaleRule(scale, 1, (2.0, 0.5), (1.0, 2.0**24), False, 1)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def fixed(scale):
         (Counts(5, 60, 25, 80), 1.0, RULE, "All had an activation too large"),
         (Counts(5, 60, 35, 80), 1.0, RULE, "10 had gradients"),
         (Counts(5, 60, 35, 80), 1.0, RULE, "; 20 had an activation too large"),
-        (Counts(5, 60, 35, 80), 4.0, RULE, "4 and can fall to min_scale=1;"),
+        (Counts(5, 60, 35, 80), 4.0, RULE, "4 and can fall to 1;"),
         (Counts(5, 60, 35, 80), 4.0, fixed(4.0), "fixed at 4: lower initial"),
         (Counts(5, 60, 35, 80), 1.0, fixed(1.0), "fixed at 1: the cause is an"),
     ],

@@ -179,7 +179,7 @@ def test_a_probe_takes_in_what_operators_quantize():
     x = tf.constant([[1.0, 1e-9, 0.0, 3.0]])
     with tf.GradientTape() as tape:
         tape.watch(x)
-        y = ops.matmul(x, tf.ones([4, 2]), probe=probe)
+        y = ops.matmul(x, tf.ones([4, 2]), amax=ops.Pass(probe=probe))
         loss = tf.reduce_sum(y * [[1.0, 1e-12]])
     tape.gradient(loss, x)
     inputs, kernel, grads = probe.read(recipes.CurrentScaling()).values()
@@ -198,4 +198,4 @@ def test_arguments_are_checked():
     with pytest.raises(TypeError, match="`recipe` must be"):
         probes.Probe().read(3)
     with pytest.raises(TypeError, match="`probe` must be a tfmp"):
-        ops.matmul(tf.ones([2, 2]), tf.ones([2, 2]), probe=3)
+        ops.Pass(probe=3)

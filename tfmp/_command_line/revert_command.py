@@ -45,7 +45,7 @@ def to_keras(model: Any, policy: str | None = None) -> list[str]:
     import keras
 
     from tfmp import conversion
-    from tfmp._keras import internals
+    from tfmp._keras import class_and_policy
     from tfmp.conversion.records import flatten, stock_class
 
     layers = flatten(model)
@@ -53,7 +53,7 @@ def to_keras(model: Any, policy: str | None = None) -> list[str]:
     conversion.revert(model)
     for layer in layers.values() if policy else ():
         if layer.quantization_mode is None:
-            internals.set_policy(layer, keras.DTypePolicy(policy))
+            class_and_policy.assign(layer, keras.DTypePolicy(policy))
     return ours
 
 

@@ -162,8 +162,7 @@ def _explicit(hardware: Hardware, policy: keras.DTypePolicy) -> Configuration:
         *_speed_notes(policy.name, hardware),
         *_training_notes(policy.name, hardware),
     )
-    recipe = policies.recipe_of(policy)
-    if recipe is not None and recipe.emulates:
+    if policies.emulates(policy):
         notes = (EMULATED,)
     return Configuration(hardware, policy.name, policy, reason, notes)
 

@@ -35,6 +35,7 @@ from tfmp._core import (
     emulated_passes,
     float8_passes,
     op_names,
+    probes,
 )
 
 COMPUTE_DTYPES = (tf.bfloat16, tf.float16, tf.float32)
@@ -47,7 +48,7 @@ def contract(
     recipe: recipes.Recipe,
     amax: tf.Tensor,
     training: bool,
-    probe: Any = None,
+    probe: probes.Probe | None = None,
     take_in: Callable[[tf.Tensor], None] | None = None,
 ) -> tf.Tensor:
     """Contracts two tensors by a recipe; see the module's docstring.
@@ -69,22 +70,23 @@ def contract(
         Tensor of the dtype of `inputs`.
     """
     shapes = (*inputs.shape, *kernel.shape)
-    how = () if probe is None else (True, probe.elements)
     forward, backward = _compiled(
-        contraction, recipe, training, kernel.dtype, shapes, *how
+        contraction,
+        recipe,
+        training,
+        kernel.dtype,
+        shapes,
+        measured=probe is not None,
+        elements=None if probe is None else probe.elements,
     )
 
-    roles = recipes.ROLES if probe is not None else ()
-    takers = {role: probe.taker(role) for role in roles}
-
-    def measure(role: str, measured: tf.Tensor | None) -> None:
-        if measured is not None:
-            takers[role](measured)
+    measure = _measurer(probe)
 
     @custom_gradients.custom_gradient
     def run(
         inputs: tf.Tensor, kernel: tf.Tensor, amax: tf.Tensor
     ) -> tuple[tf.Tensor, Callable[..., Any]]:
+        """Multiplies forwards, and says how backwards."""
         # Eager mode records what runs here too, but forward has no gradient.
         tensors = map(tf.stop_gradient, (inputs, kernel, amax))
         result, saved, seen = forward(*tensors)
@@ -95,6 +97,7 @@ def contract(
 
         @op_names.gradient
         def grad(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            """Returns the gradients; that of the amax is what was seen."""
             # Into the gradient's graph: calling a compiled function captures
             # as XLA does, which the gradient of `tf.cond` cannot resolve.
             kept = tf.nest.map_structure(_identity, (saved, amax, observed))
@@ -108,6 +111,21 @@ def contract(
         return result, grad
 
     return run(inputs, kernel, amax)
+
+
+def _measurer(
+    probe: probes.Probe | None,
+) -> Callable[[str, tf.Tensor | None], None]:
+    """Returns what hands the statistics of a role to a probe, if it has any."""
+    takers = {}
+    if probe is not None:
+        takers = {role: probe.taker(role) for role in recipes.ROLES}
+
+    def measure(role: str, measured: tf.Tensor | None) -> None:
+        if measured is not None:
+            takers[role](measured)
+
+    return measure
 
 
 def clear_programs() -> None:
@@ -131,8 +149,9 @@ def _compiled(
     recipe: Any,
     training: bool,
     kernel_dtype: tf.DType,
-    shapes: tuple[Any, ...],
-    *how: Any,
+    shapes: tuple[int | None, ...],
+    measured: bool = False,
+    elements: int | None = None,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     # By `shapes`: a trace for unknown lengths would serve known, and lose them.
     program: Any
@@ -140,7 +159,12 @@ def _compiled(
         program = emulated_passes.Program(contraction, recipe, kernel_dtype)
     else:
         program = float8_passes.Program(
-            contraction, recipe, training, kernel_dtype, *how
+            contraction=contraction,
+            recipe=recipe,
+            training=training,
+            kernel_dtype=kernel_dtype,
+            measured=measured,
+            elements=elements,
         )
     return _on_xla(program.forward), _on_xla(program.backward)
 

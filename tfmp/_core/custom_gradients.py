@@ -40,6 +40,7 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        """Calls, and has the gradients freed with their graph."""
         result = decorated(*args, **kwargs)
         if not tf.executing_eagerly():
             _hand_over(tf.nest.flatten(result))

@@ -100,6 +100,7 @@ def emulate(
 
     @custom_gradients.custom_gradient
     def run(x: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+        """Rounds; the gradient passes as if nothing was."""
         if isinstance(target, BlockFormat):
             low = _in_blocks(x, target, axes, to_grid)
         elif scale is None:

@@ -82,7 +82,9 @@ class Program:
             "kernel": scaling.amax(kernel),
         }
         known = product_scales.forward(
-            *(self.recipe, self.training, amax),
+            self.recipe,
+            self.training,
+            amax,
             seen,
             self.factor_dtype(inputs.dtype),
         )
@@ -119,7 +121,9 @@ class Program:
         kernel = _unpack(saved.kernel, self.recipe.format("kernel").dtype)
         own = self.amax("grads", upstream)
         known, d_amax = product_scales.backward(
-            *(self.recipe, self.training, amax),
+            self.recipe,
+            self.training,
+            amax,
             tf.stack([*observed, own]),
             saved.scales,
             self.factor_dtype(upstream.dtype),

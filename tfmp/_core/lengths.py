@@ -28,7 +28,7 @@ import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 from tfmp import recipes
-from tfmp._core import contractions, equations, float8_passes
+from tfmp._core import contractions, equations, float8_passes, probes
 
 STEPS = 8  # to a doubling
 LEAST = 16  # rows of a step, the multiple that FP8 kernels of GPUs want
@@ -43,7 +43,7 @@ def contract(
     recipe: recipes.Recipe,
     amax: tf.Tensor,
     training: bool,
-    probe: Any = None,
+    probe: probes.Probe | None = None,
     take_in: Callable[[tf.Tensor], None] | None = None,
 ) -> tf.Tensor:
     """Contracts as `contractions.contract` does, with the same arguments.

@@ -38,7 +38,8 @@ class Probe:
 
     >>> from tfmp import ops
     >>> probe = ops.Probe()
-    >>> y = ops.matmul([[1.0, 1e-9]], tf.ones([2, 3]), probe=probe)
+    >>> looked_at = ops.Pass(probe=probe)
+    >>> y = ops.matmul([[1.0, 1e-9]], tf.ones([2, 3]), amax=looked_at)
     >>> probe.read("current")["inputs"]["underflow_share"]
     0.5
     """
@@ -102,6 +103,7 @@ class _Joined(Probe):
         self.elements = None if math.inf in most else int(max(most))
 
     def taker(self, role: str) -> Callable[[tf.Tensor], None]:
+        """Returns what merges into both."""
         takers = [each.taker(role) for each in self._both]
 
         def take_in(vector: tf.Tensor) -> None:

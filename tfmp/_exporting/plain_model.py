@@ -18,11 +18,12 @@ import tensorflow as tf
 from tfmp import formats, policies, recipes
 from tfmp._core import quantization, scaling
 from tfmp._exporting.export_report import ExportedLayer
-from tfmp._keras import internals
+from tfmp._keras import class_and_policy, graph_nodes, layer_parts
 from tfmp.conversion.records import flatten, stock_class
 from tfmp.layers.attention import Float8Attention
 from tfmp.layers.contraction import Float8Layer
 from tfmp.layers.convolution import Float8Convolution
+from tfmp.layers.layer_recipes import recipe_of_products
 
 # Half the distance of neighbours from 1 on: the largest relative error of
 # rounding.  A GPU may multiply float32 as TF32, of 10 bits.
@@ -40,7 +41,6 @@ def plain(model: keras.Layer, kernels: str) -> Iterator[None]:
             layer multiplies in inference, `"float"` to keep them.
     """
     layers = [x for x in flatten(model).values() if is_narrow(x)]
-    before = [(layer, layer.dtype_policy) for layer in layers]
     rounded: list[tuple[Any, tf.Tensor]] = []
     if kernels == "quantized":
         rounded = [pair for x in layers for pair in _rounded_weights(x)]
@@ -48,12 +48,11 @@ def plain(model: keras.Layer, kernels: str) -> Iterator[None]:
     try:
         for weight, value in rounded:
             weight.assign(value)
-        for layer in layers:
-            internals.set_policy(layer, policies.Policy("float32"))
-        yield
+        with class_and_policy.kept(layers):
+            for layer in layers:
+                class_and_policy.assign(layer, policies.Policy("float32"))
+            yield
     finally:
-        for layer, policy in before:
-            internals.set_policy(layer, policy)
         for weight, value in kept:
             weight.assign(value)
 
@@ -79,12 +78,10 @@ def recipe_of(layer: keras.Layer) -> recipes.Float8Recipe | None:
 
 def emulated_by(layer: keras.Layer) -> recipes.Recipe | None:
     """Returns the recipe of a layer whose forward products are emulated."""
-    kinds = (Float8Layer, Float8Attention)
-    recipe = layer.recipe if isinstance(layer, kinds) else None
+    recipe = recipe_of_products(layer)
     if recipe is None or not recipe.emulates or not recipe.lowers("output"):
         return None
-    own = isinstance(layer, Float8Layer) or recipe.attention
-    return recipe if own else None
+    return recipe
 
 
 def _why_wide(layer: keras.Layer) -> str | None:
@@ -102,7 +99,7 @@ def _why_wide(layer: keras.Layer) -> str | None:
     return layer.float8_products(shape)["output"]
 
 
-def kernel_scale(layer: Any, recipe: recipes.Float8Recipe) -> tf.Tensor:
+def kernel_scale(layer: keras.Layer, recipe: recipes.Float8Recipe) -> tf.Tensor:
     """Returns the scale of a layer's kernel in inference."""
     amax = scaling.amax(layer.uncast_kernel())
     target = recipe.format("kernel")
@@ -112,7 +109,7 @@ def kernel_scale(layer: Any, recipe: recipes.Float8Recipe) -> tf.Tensor:
     return scaling.compute_scale(amax, target, recipe.margin)
 
 
-def _rounded_weights(layer: Any) -> list[tuple[Any, tf.Tensor]]:
+def _rounded_weights(layer: keras.Layer) -> list[tuple[Any, tf.Tensor]]:
     """Returns what to assign so that the kernel has the values of FP8.
 
     LoRA's product is rounded with the kernel, and then must not be added.
@@ -124,7 +121,7 @@ def _rounded_weights(layer: Any) -> list[tuple[Any, tf.Tensor]]:
     low = quantization.quantize(
         layer.uncast_kernel(), scale, recipe.format("kernel")
     )
-    weight = internals.stored_kernel(layer)
+    weight = layer_parts.stored_kernel(layer)
     value = quantization.dequantize(low, scale, weight.dtype)
     if not layer.lora_enabled:
         return [(weight, value)]
@@ -142,7 +139,7 @@ def describe(model: keras.Layer, kernels: str) -> tuple[ExportedLayer, ...]:
             _exported(layer, kernels),
         )
         for path, layer in flatten(model).items()
-        if internals.own_weights(layer) or _roundings(layer)[1]
+        if layer_parts.own_weights(layer) or _roundings(layer)[1]
     )
 
 
@@ -172,12 +169,11 @@ def _roundings(layer: keras.Layer) -> tuple[list[float], bool]:
     recipe: recipes.Recipe | None = recipe_of(layer)
     products = 1
     if recipe is None and isinstance(layer, Float8Attention):
-        recipe = policies.recipe_at(layer.dtype_policy, layer.path)
-        recipe, products = recipe if recipe and recipe.attention else None, 2
+        recipe, products = recipe_of_products(layer), 2
     if recipe is not None and not recipe.emulates:
         roles = ("inputs", "kernel") * products
         return [recipe.format(role).epsilon / 2 for role in roles], True
-    if not internals.own_weights(layer):
+    if not layer_parts.own_weights(layer):
         return [], False
     if is_narrow(layer):
         return [formats.get_plain(layer.compute_dtype).epsilon / 2] * 2, False
@@ -201,6 +197,6 @@ def expected_sqnr(model: keras.Layer, exact: bool = False) -> float:
         rounding, _ = _roundings(layer)
         if exact:
             rounding = [TF32_ROUNDING] * len(rounding)
-        noise += internals.calls(layer) * sum(u * u for u in rounding)
+        noise += graph_nodes.calls(layer) * sum(u * u for u in rounding)
     worst = -10 * math.log10(noise or TF32_ROUNDING**2)
     return max(LEAST_DECIBELS, worst)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmp._keras import internals
+from tfmp._keras import compile_arguments
 from tfmp.conversion.records import flatten
 
 BATCH, LENGTH, PIXELS = 4, 8, 32  # where a spec leaves them open
@@ -30,7 +30,7 @@ def signature(model: keras.Model, given: Any = None) -> list[Any]:
     if given is not None and not isinstance(given, (list, tuple)):
         given = [given]
     try:
-        specs = internals.input_signature(model, given)
+        specs = compile_arguments.input_signature(model, given)
     except TypeError as error:
         raise TypeError(
             "`input_signature` must hold specs such as keras.InputSpec. "

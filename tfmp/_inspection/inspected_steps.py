@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfmp._core import op_names
 from tfmp._inspection import relowering
-from tfmp._keras import internals, training_pass
+from tfmp._keras import compile_arguments, global_notes, training_pass
 from tfmp.conversion.records import flatten
 from tfmp.conversion.sizes import Sizes, specs_of
 
@@ -127,7 +127,10 @@ def of_model(model: keras.Layer, inputs: tuple[Any, ...], sizes: Sizes) -> Step:
 
 
 def _training(
-    model: Any, layers: dict[str, keras.Layer], specs: Any, stateful: bool
+    model: keras.Model,
+    layers: dict[str, keras.Layer],
+    specs: Any,
+    stateful: bool,
 ) -> tuple[Step, int]:
     """Returns the step, and how many variables have no gradient in it."""
     trained, rest = model.trainable_variables, model.non_trainable_variables
@@ -136,6 +139,7 @@ def _training(
     missing = 0
 
     def step(values: list[Any], others: list[Any], data: Any) -> Any:
+        """Returns the gradients of a loss, as `train_step` takes them."""
         nonlocal missing
         state = [*zip(trained, values, strict=False)]
         state += zip(rest, others, strict=False)
@@ -153,7 +157,7 @@ def _training(
 
     with (
         training_pass.losses_kept(layers.values()),
-        internals.seed_kept(),
+        global_notes.seed_kept(),
         training_pass.around_calls(layers, _numbered(layers)),
     ):
         return _traced(step, (*kinds, specs), layers), missing
@@ -168,6 +172,8 @@ def _numbered(
     def numbered(
         path: str, layer: keras.Layer, call: Callable[..., Any]
     ) -> Callable[..., Any]:
+        """Wraps the call of one layer."""
+
         @functools.wraps(call)
         def named(*args: Any, **kwargs: Any) -> Any:
             with op_names.layer(numbers[path]):
@@ -217,7 +223,9 @@ def _traced(
     return Step(compiled, tuple(flat), layers)
 
 
-def _loss(model: Any, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
+def _loss(
+    model: keras.Model, x: Any, y: Any = None, sample_weight: Any = None
+) -> Any:
     """Returns the compiled loss, or without labels a sum of squares."""
     outputs = training_pass.train_call(model, x)
     if y is None:
@@ -241,7 +249,7 @@ def _loss(model: Any, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
 
 def _signature(model: keras.Layer) -> Any:
     try:
-        return internals.input_signature(model)[0]
+        return compile_arguments.input_signature(model)[0]
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise ValueError(
             "`inputs` must be given for a model that does not say what it "

@@ -45,6 +45,7 @@ def for_accelerators(concrete: Any) -> Iterator[Any]:
     outputs = [tensor.name for tensor in concrete.outputs]
 
     def call(*tensors: tf.Tensor) -> list[tf.Tensor]:
+        """Runs the graph on tensors, with what it captured."""
         within: Any = tf.compat.v1.get_default_graph()
         captured = map(within.capture, concrete.captured_inputs)
         values = dict(zip(inputs, (*tensors, *captured), strict=True))

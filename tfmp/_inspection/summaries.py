@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from tfmp import recipes
-from tfmp._keras import internals
+from tfmp._keras import layer_parts
 from tfmp._support import checks, tables
 from tfmp.conversion.conversion_report import ConversionReport
 from tfmp.conversion.records import flatten, stock_class, sublayers
@@ -227,7 +227,7 @@ def _computed(layer: keras.Layer) -> Any:
 def _weights(layer: keras.Layer) -> Iterator[keras.Variable]:
     """Yields all weights, without the state of FP8 scaling."""
     for each in flatten(layer).values():
-        yield from internals.own_weights(each)
+        yield from layer_parts.own_weights(each)
 
 
 def _parameters(layer: keras.Layer) -> str:

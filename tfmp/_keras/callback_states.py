@@ -20,28 +20,32 @@ KEPT: Mapping[str, tuple[str, ...]] = {
     "SwapEMAWeights": ("_ema_weights_in_model",),
     "TensorBoard": ("_global_train_batch", "_global_test_batch"),
 }
+# What Keras hands a callback: metrics by name.
+Logs = dict[str, Any] | None
 SIMPLE = bool | int | float | str | None
 
 
-def keeps(callback: Any) -> bool:
+def keeps(callback: keras.callbacks.Callback) -> bool:
     """Whether a callback is one of Keras with something to keep."""
     return bool(_names(callback))
 
 
-def get_state(callback: Any) -> dict[str, Any]:
+def get_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
     """Returns what a callback of Keras knows between two steps."""
     found = {name: getattr(callback, name, None) for name in _names(callback)}
     return {name: _plain(value) for name, value in found.items()}
 
 
-def set_state(callback: Any, known: Mapping[str, Any]) -> None:
+def set_state(
+    callback: keras.callbacks.Callback, known: Mapping[str, Any]
+) -> None:
     """Gives a callback of Keras back what `get_state` returned."""
     for name in _names(callback):
         if name in known:
             setattr(callback, name, known[name])
 
 
-def lost(callback: Any) -> str:
+def lost(callback: keras.callbacks.Callback) -> str:
     """Says what a callback of Keras will do otherwise after a restart."""
     if isinstance(callback, keras.callbacks.EarlyStopping):
         if callback.restore_best_weights and callback.best_weights is not None:
@@ -55,12 +59,12 @@ def lost(callback: Any) -> str:
     return ""
 
 
-def is_of_keras(callback: Any) -> bool:
+def is_of_keras(callback: keras.callbacks.Callback) -> bool:
     """Whether the class of a callback is one of Keras' own."""
     return type(callback).__module__.startswith("keras.")
 
 
-def simple_state(callback: Any) -> dict[str, Any]:
+def simple_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
     """Returns what can be compared of a callback that nobody knows.
 
     Numbers, texts, bytes of arrays, and how long its containers are; not what
@@ -80,7 +84,7 @@ def simple_state(callback: Any) -> dict[str, Any]:
     return found
 
 
-def _names(callback: Any) -> tuple[str, ...]:
+def _names(callback: keras.callbacks.Callback) -> tuple[str, ...]:
     for name, kept in KEPT.items():
         kind: Callable[..., Any] | None = getattr(keras.callbacks, name, None)
         if isinstance(kind, type) and isinstance(callback, kind):

@@ -1,26 +1,20 @@
-"""What Keras keeps to itself of making and calling layers; see `internals`."""
+"""Making a layer, and calling it on symbols: what it does with its inputs.
+
+Keras tells nobody of the end of an `__init__`, nor whether a layer casts what
+it is called on, or what it was built for.  A conversion finds out by a call
+on symbols.  `tests/test_kept_inputs.py` and `tests/test_traced_calls.py` tell.
+"""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 from keras.src.backend import AutocastScope
-from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
 
-
-def caller(layer: keras.Layer) -> keras.Layer | None:
-    """Returns the layer in whose call one is called just now, if any."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        found = frame.f_locals.get("self")
-        if isinstance(found, keras.Layer) and found is not layer:
-            return found
-        frame = frame.f_back
-    return None
+from tfmp._keras import layer_parts
 
 
 def is_plain_graph(layer: keras.Layer) -> bool:
@@ -37,30 +31,6 @@ def copy_mask(of: Any, to: Any) -> None:
 def casts_inputs(layer: keras.Layer) -> bool:
     """Whether a layer casts what it is called on to its compute dtype."""
     return bool(layer.autocast and layer._convert_input_args)
-
-
-def is_called_by_user(layer: keras.Layer) -> bool:
-    """Whether the call that is running is not in code of another layer."""
-    context = global_state.get_global_attribute("current_call_ctx")
-    return context is None or context.entry_layer is layer
-
-
-def takes_sparse(layer: keras.Layer) -> bool:
-    """Whether a layer is called on a sparse tensor, or was."""
-    symbols = [x for node in layer._inbound_nodes for x in node.input_tensors]
-    given = any(getattr(x, "sparse", False) for x in symbols)
-    return given or getattr(layer, "takes_sparse", False)
-
-
-def before(layer: keras.Layer) -> list[keras.Operation]:
-    """Returns what a functional model has right before a layer."""
-    symbols = [x for node in layer._inbound_nodes for x in node.input_tensors]
-    return [x._keras_history.operation for x in symbols]
-
-
-def behind(layer: keras.Layer) -> list[keras.Operation]:
-    """Returns what a functional model has right behind a layer."""
-    return [node.operation for node in layer._outbound_nodes]
 
 
 def after_init(layer: keras.Layer, callback: Callable[[], None]) -> None:
@@ -107,7 +77,7 @@ def dtypes_on(layer: keras.Layer, dtype: str) -> list[str] | None:
     if shapes is None:
         return None
     symbols = _symbols(shapes, dtype)
-    before = [(x, _own(x)) for x in layer._flatten_layers() if x.built]
+    before = [(x, _own(x)) for x in layer_parts.every_layer(layer) if x.built]
     try:
         with AutocastScope(layer.compute_dtype):
             outputs = keras.Operation.compute_output_spec(layer, symbols)
@@ -150,6 +120,7 @@ def signature(
     """
 
     def filled(symbol: Any) -> Any:
+        """Returns a symbol with every length known."""
         if symbol is None:
             return None
         return keras.KerasTensor(

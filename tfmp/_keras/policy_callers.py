@@ -1,27 +1,50 @@
 """Who of Keras asks a policy for its name: told by the frame of the caller.
 
-A policy of tfmp is more than its name, and Keras asks for no more.
+A policy of tfmp is more than its name, and Keras asks for no more: it rebuilds
+a stock layer, and quantizes one, by the name alone.  `tests/test_policies.py`
+and `tests/test_quantizable.py` tell.
 """
 
 from __future__ import annotations
 
 import types
+from typing import Any, NamedTuple
 
 import keras
+
+from tfmp._keras import frames
 
 _FROM_CONFIG = keras.Operation.from_config.__func__.__code__
 _NEW_QUANTIZED = keras.dtype_policies.QuantizedDTypePolicy.__init__.__code__
 
 
-def rebuilds(frame: types.FrameType | None) -> bool:
-    """Whether a frame is that in which Keras rebuilds stock layers."""
-    return frame is not None and frame.f_code is _FROM_CONFIG
+class Asking(NamedTuple):
+    """Who asks for a name.
+
+    Attributes:
+        rebuilds: whether Keras does, to rebuild a stock layer.
+        quantizes: whether a layer's `quantize` does, or its new policy.
+        who: what that is a method of.
+    """
+
+    rebuilds: bool = False
+    quantizes: bool = False
+    who: Any = None
 
 
-def quantizes(frame: types.FrameType | None) -> bool:
-    """Whether a frame is that of a layer's `quantize`, or its new policy's."""
-    if frame is None or frame.f_code is _NEW_QUANTIZED:
-        return frame is not None
+def of_name() -> Asking:
+    """Returns who asks for the name that the property is about to return."""
+    frame = frames.caller(2)
+    if frame is None:
+        return Asking()
+    if frame.f_code is _FROM_CONFIG:
+        return Asking(rebuilds=True)
+    if frame.f_code is _NEW_QUANTIZED or _is_quantize(frame):
+        return Asking(quantizes=True, who=frame.f_locals["self"])
+    return Asking()
+
+
+def _is_quantize(frame: types.FrameType) -> bool:
     is_quantize = frame.f_code.co_name == "quantize"
     return is_quantize and isinstance(frame.f_locals.get("self"), keras.Layer)
 

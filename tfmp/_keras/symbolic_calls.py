@@ -72,6 +72,7 @@ def without_functions() -> Iterator[None]:
 
     @functools.wraps(call)
     def call_inline(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Runs the code of a function, and traces none."""
         if threading.get_ident() != here:
             return call(self, *args, **kwargs)
         module = getattr(self.python_function, "__module__", None) or ""
@@ -81,6 +82,7 @@ def without_functions() -> Iterator[None]:
 
     @functools.wraps(concrete)
     def refuse(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Raises, in this thread."""
         if threading.get_ident() != here:
             return concrete(self, *args, **kwargs)
         raise ValueError(FUNCTIONS)
@@ -127,6 +129,7 @@ def _refusal(layer: keras.Layer) -> Callable[..., Any]:
     here, build = threading.get_ident(), layer._maybe_build
 
     def refuse(*args: Any) -> None:
+        """Raises, in this thread."""
         if threading.get_ident() != here:
             build(*args)
             return

@@ -1,4 +1,4 @@
-"""What Keras keeps to itself about a training pass; see `internals`."""
+"""A training pass as Keras makes it: its graph, its scope, its variables."""
 
 from __future__ import annotations
 
@@ -177,6 +177,7 @@ def _access_to(
         return captured if _is_gradient_of(graph) else at_hand
 
     def read() -> tf.Tensor:
+        """Returns the value as it is when the program gets here."""
         value = tf.raw_ops.ReadVariableOp(
             resource=handle(), dtype=variable.dtype
         )
@@ -211,6 +212,7 @@ def _access_in(
     graph = tf.compat.v1.get_default_graph()
 
     def read() -> Any:
+        """Returns the value as it is when the program gets here."""
         value = scope.get_current_value(variable)
         return variable.value if value is None else value
 

@@ -48,7 +48,7 @@ def operators(model: keras.Model) -> dict[str, Operator]:
     return found
 
 
-def _is_measured(layer: Any) -> bool:
+def _is_measured(layer: keras.Layer) -> bool:
     return layer.built and isinstance(layer, Measured)
 
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfmp._keras.callback_states import Logs
 from tfmp._monitoring.measured_step import MeasuredStep, Measurement
 from tfmp._monitoring.sample_log import Sample
 from tfmp._monitoring.state_reader import StateReader
@@ -72,7 +73,7 @@ class Sampler:
         if self._measuring is not None:
             self._measuring.remove()
 
-    def take(self, count: StepCount, logs: Any) -> Sample:
+    def take(self, count: StepCount, logs: Logs) -> Sample:
         """Returns a sample of this moment, and of what was measured last.
 
         `start` comes first.
@@ -136,7 +137,7 @@ def _array(tensor: tf.Tensor | None) -> np.ndarray | None:
     return None if tensor is None else tensor.numpy()
 
 
-def _scalars(logs: Any) -> dict[str, float]:
+def _scalars(logs: Logs) -> dict[str, float]:
     """Returns the numbers in Keras' logs."""
     values = {k: np.asarray(v) for k, v in (logs or {}).items()}
     return {k: float(v) for k, v in values.items() if v.ndim == 0}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from tfmp import policies
@@ -36,11 +34,9 @@ def unmeasured(model: keras.Model, has_float8: bool) -> list[str]:
     ]
 
 
-def _emulated(layer: Any) -> bool:
-    policy = policies.policy_at(layer.dtype_policy, layer.path)
-    recipe = policies.recipe_of(policy)
+def _emulated(layer: keras.Layer) -> bool:
     ours = isinstance(layer, Measured)
-    return ours and recipe is not None and recipe.emulates
+    return ours and policies.emulates(policies.of_layer(layer))
 
 
 def _of_emulated(model: str, paths: list[str]) -> str:

@@ -68,7 +68,7 @@ DOWN_BOUNDS = PrecisionBounds(0.05, 0.01, 20.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class PrecisionRule:
     """When a layer changes its precision, in observations and changes.
 
         up      after `patience` observations in a row out of `up`
@@ -78,12 +78,22 @@ class Rule:
     doubles the wait.  In all it changes `max_changes` times at most, and comes
     down only if it could still go up again.
 
-    Attributes:
-        up: bounds of the precision that a layer has.
-        down: bounds of the one below, tighter than `up`.
-        patience: 1 or more.
-        quiet: 1 or more.
-        max_changes: 0 or more.
+    Args:
+        up: bounds of the precision that a layer has; by default 0.25, 0.05
+            and 10 dB.
+        down: bounds of the one below, tighter than `up`; by default 0.05,
+            0.01 and 20 dB.
+        patience: observations out of bounds, 1 or more.
+        quiet: observations within bounds, 1 or more.
+        max_changes: of one layer, 0 or more.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if a number is out of its range, or `down` is looser than
+            `up`.
+
+    >>> PrecisionRule(up=PrecisionBounds(sqnr=12.0), quiet=8).quiet
+    8
     """
 
     up: PrecisionBounds = UP_BOUNDS
@@ -129,16 +139,16 @@ class Rung:
     bad: int = 0
     calm: int = 0
 
-    def wait(self, rule: Rule) -> int:
+    def wait(self, rule: PrecisionRule) -> int:
         """Returns how many calm observations it takes to come down."""
         found: int = rule.quiet * 2 ** max(0, self.ups - 1)
         return found
 
-    def can_go_up(self, rule: Rule) -> bool:
+    def can_go_up(self, rule: PrecisionRule) -> bool:
         """Whether there is a precision above, and a change left."""
         return self.at < self.top and self.changes < rule.max_changes
 
-    def look(self, rule: Rule, trouble: bool, calm: bool) -> str:
+    def look(self, rule: PrecisionRule, trouble: bool, calm: bool) -> str:
         """Takes in one observation and says what is due.
 
         Args:

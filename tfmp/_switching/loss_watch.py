@@ -3,13 +3,48 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import math
 import statistics
 from typing import NamedTuple
 
+from tfmp._support import checks
+
 LEAST = 8  # losses before a bound can be said
 NORMAL = 1.4826  # standard deviations of a normal one, in absolute deviations
 FLOOR = 0.05  # of the median: a loss that hardly moves is no reason to jump
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollback:
+    """When a training goes back to an earlier state, and how far.
+
+        loss > median + spike * max(1.4826 * MAD, 0.05 * abs(median))
+
+    twice in a row, over the last `window` losses; or a loss is not finite.
+
+    Args:
+        spike: how far a loss may be off, in standard deviations of a normal
+            one, 1 or more.
+        window: losses to look back on, 8 or more.
+        keep_every: steps between two states that are kept, 1 or more.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if it is out of its range.
+
+    >>> Rollback(keep_every=1000)
+    Rollback(spike=10.0, window=64, keep_every=1000)
+    """
+
+    spike: float = 10.0
+    window: int = 64
+    keep_every: int = 256
+
+    def __post_init__(self) -> None:
+        checks.number("spike", self.spike, 1.0, 1e6)
+        checks.integer("window", self.window, LEAST)
+        checks.integer("keep_every", self.keep_every, 1)
 
 
 class LossState(NamedTuple):

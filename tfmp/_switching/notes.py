@@ -14,6 +14,7 @@ import keras
 from tfmp import policies
 from tfmp._switching.switch import Wanted, all_or_nothing, news, switch
 from tfmp.conversion.records import flatten, record_of
+from tfmp.layers.layer_recipes import has_idle_state
 
 REASON = "as in the file that the training goes on from"
 
@@ -32,13 +33,11 @@ def precision_of(model: keras.Model) -> dict[str, Any]:
         if record_of(layer) is None:
             layers.append(None)
             continue
-        policy = policies.policy_at(layer.dtype_policy, layer.path)
+        policy = policies.of_layer(layer)
         plain = keras.dtype_policies.serialize(policy)
         if plain not in known:
             known.append(plain)
-        state = getattr(layer, "float8", None)
-        is_idle = state is not None and state.recipe is None
-        layers.append((known.index(plain), is_idle))
+        layers.append((known.index(plain), has_idle_state(layer)))
     return {"policies": known, "layers": layers}
 
 

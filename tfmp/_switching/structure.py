@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfmp._keras import internals
+from tfmp._keras import class_and_policy, compile_arguments
 from tfmp._keras.kept_values import KeptValues
 from tfmp.conversion import training_update
 from tfmp.conversion.records import Record, flatten, record_of
@@ -28,7 +28,7 @@ class Structure:
         self._model = model
         self._layers = [_Layer(layer) for layer in flatten(model).values()]
         self._optimizer: Any = getattr(model, "optimizer", None)
-        self._arguments = internals.compile_arguments(model)
+        self._arguments = compile_arguments.given(model)
         state = [x.variable for x in self._layers if x.variable is not None]
         self._values = KeptValues(model, state)
         history = getattr(self._optimizer, "amax_history", None)
@@ -60,7 +60,7 @@ class Structure:
             model.optimizer = optimizer
         if self._arguments is not None:
             given = self._arguments.get("optimizer")
-            internals.remember_compiled(model, optimizer=given)
+            compile_arguments.remember(model, optimizer=given)
         if isinstance(optimizer, LossScaleOptimizer) and optimizer.built:
             optimizer.rebuild(model.trainable_variables)
         training_update.retrace(model)
@@ -69,7 +69,7 @@ class Structure:
 class _Layer:
     """One layer as it was."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: keras.Layer) -> None:
         self._layer, self._class = layer, type(layer)
         self._policy, self._autocast = layer.dtype_policy, layer.autocast
         self._record = _copy(record_of(layer))
@@ -91,12 +91,10 @@ class _Layer:
         layer = self._layer
         added = getattr(layer, "float8", None) is not self._state
         if added:
-            layer.float8.recipe = None  # as the layer's variables know it
-            internals.remove_child(layer, "float8")
+            class_and_policy.drop_float8(layer)
         if self._state is not None:
             self._state.recipe = self._recipe
-        layer.__class__ = self._class
-        internals.set_policy(layer, self._policy)
+        class_and_policy.assign(layer, self._policy, self._class)
         layer.autocast = self._autocast
         if self._record is not None:
             layer.tfmp_record = _copy(self._record)

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 
 from tfmp import policies
-from tfmp._keras import internals
+from tfmp._keras import global_notes
 from tfmp._switching.precisions import same
 from tfmp._switching.structure import Structure
 from tfmp.conversion import training_update
 from tfmp.conversion.converted_layers import apply
 from tfmp.conversion.records import flatten
+from tfmp.layers.layer_recipes import has_idle_state
 from tfmp.optimizers import LossScaleOptimizer
 
 
@@ -38,8 +39,7 @@ class Wanted(NamedTuple):
 def present(model: keras.Model) -> dict[str, keras.DTypePolicy]:
     """Returns the policy of every layer, by its path."""
     return {
-        path: policies.policy_at(layer.dtype_policy, layer.path)
-        for path, layer in flatten(model).items()
+        path: policies.of_layer(layer) for path, layer in flatten(model).items()
     }
 
 
@@ -68,11 +68,11 @@ def switch(model: keras.Model, wanted: Mapping[str, Wanted]) -> None:
     """
     layers = flatten(model)
     with all_or_nothing(model), model.distribute_strategy.scope():
-        internals.conversion_known()
+        global_notes.conversion_known()
         for path, (policy, reason) in wanted.items():
-            was_idle = _is_idle(layers[path])
+            was_idle = has_idle_state(layers[path])
             apply(layers[path], policy, reason)
-            if was_idle and not _is_idle(layers[path]):
+            if was_idle and not has_idle_state(layers[path]):
                 _forget_gradients(model, layers[path])
         training_update.follow(model)
 
@@ -88,12 +88,7 @@ def all_or_nothing(model: keras.Model) -> Iterator[None]:
         raise
 
 
-def _is_idle(layer: Any) -> bool:
-    state = getattr(layer, "float8", None)
-    return state is not None and state.recipe is None
-
-
-def _forget_gradients(model: Any, layer: Any) -> None:
+def _forget_gradients(model: keras.Model, layer: keras.Layer) -> None:
     """Their amax is that of the scaled loss, and its scale went on."""
     optimizer = model.optimizer
     if isinstance(optimizer, LossScaleOptimizer) and optimizer.rule.dynamic:

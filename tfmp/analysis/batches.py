@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+BATCH = 32  # samples of arrays in a batch, as of Keras' `fit`
 SAID = (
     "arrays `(x, y)` or `(x, y, sample_weight)`, or an iterable of batches of "
     "these, such as a tf.data.Dataset"
@@ -35,21 +35,24 @@ class Batch(NamedTuple):
         return int(keras.tree.flatten(self.x)[0].shape[0])
 
 
-def read(data: Any, batches: int | None, batch_size: int) -> list[Batch]:
+def read(data: Any, samples: int) -> list[Batch]:
     """Returns the first batches of the data.
 
     Args:
-        data: as `SAID` says.
-        batches: how many at most; None for all.
-        batch_size: of data that come as arrays.
+        data: as `SAID` says; arrays are taken in batches of `BATCH`.
+        samples: how many of arrays, at most; other batches stay whole, and
+            there are no more once they have as many.
 
     Raises:
         TypeError: if the data are something else.
         ValueError: if there are none.
     """
     try:
-        parts = _batches_of(data, batch_size)
-        found = [_tensors(part) for part in itertools.islice(parts, batches)]
+        found: list[Batch] = []
+        for part in _batches_of(data, samples):
+            found.append(_tensors(part))
+            if sum(batch.size for batch in found) >= samples:
+                break
     except (TypeError, ValueError) as error:
         raise type(error)(
             f"`data` must be {SAID} ({error}). Received: {type(data)}"
@@ -62,19 +65,19 @@ def read(data: Any, batches: int | None, batch_size: int) -> list[Batch]:
     return found
 
 
-def _batches_of(data: Any, size: int) -> Iterator[Any]:
+def _batches_of(data: Any, samples: int) -> Iterator[Any]:
     if isinstance(data, keras.utils.PyDataset):
         return (data[i] for i in range(data.num_batches or 0))
     if isinstance(data, np.ndarray) or tf.is_tensor(data):
-        return _slices((data,), size)
+        return _slices((data,), samples)
     if isinstance(data, tuple):
-        return _slices(data, size)
+        return _slices(data, samples)
     if isinstance(data, str) or not isinstance(data, Iterable):
         raise TypeError("it is neither")
     return iter(data)
 
 
-def _slices(data: tuple[Any, ...], size: int) -> Iterator[Any]:
+def _slices(data: tuple[Any, ...], samples: int) -> Iterator[Any]:
     if not 1 <= len(data) <= 3:
         raise ValueError(f"a tuple of {len(data)}")
     leaves = [x for x in keras.tree.flatten(data) if x is not None]
@@ -83,8 +86,9 @@ def _slices(data: tuple[Any, ...], size: int) -> Iterator[Any]:
     lengths = {int(x.shape[0]) for x in leaves}
     if len(lengths) > 1:
         raise ValueError(f"arrays of different lengths, {sorted(lengths)}")
-    for start in range(0, lengths.pop(), size):
-        part = slice(start, start + size)
+    end = min(samples, *lengths)
+    for start in range(0, end, BATCH):
+        part = slice(start, min(start + BATCH, end))
         yield keras.tree.map_structure(
             lambda x, part=part: None if x is None else x[part],
             data,

@@ -72,6 +72,7 @@ class _Looker:
 
         @functools.wraps(call)
         def looked(*args: Any, **kwargs: Any) -> Any:
+            """Calls, and has its gradient look on the way back."""
             if self._busy:  # the class may be another one now
                 return type(layer).call(layer, *args, **kwargs)
             outputs = call(*args, **kwargs)
@@ -81,6 +82,8 @@ class _Looker:
 
             @custom_gradients.custom_gradient
             def look(*given: tf.Tensor) -> tuple[Any, Callable[..., Any]]:
+                """Returns what it is given; its gradient looks as well."""
+
                 def grad(*upstream: tf.Tensor) -> Any:
                     self._look(tries, args, kwargs, upstream)
                     return upstream

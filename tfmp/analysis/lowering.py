@@ -15,11 +15,11 @@ import tensorflow as tf
 
 from tfmp import policies
 from tfmp._core import custom_gradients
-from tfmp._keras import internals
+from tfmp._keras import call_context, class_and_policy, layer_kinds
 from tfmp.analysis.candidates import rounded
 from tfmp.analysis.variants import WHOLE, Variant
 from tfmp.conversion.records import flatten
-from tfmp.layers import class_change, classes
+from tfmp.layers import classes
 
 
 @contextlib.contextmanager
@@ -27,20 +27,16 @@ def under(
     layers: Iterable[keras.Layer], policy: keras.DTypePolicy
 ) -> Iterator[None]:
     """Gives layers a policy within the block, also if that fails."""
-    before: list[tuple[keras.Layer, type, keras.DTypePolicy]] = []
-    try:
+    low = policies.recipe_of(policy) is not None
+    layers = list(layers)
+    with class_and_policy.kept(layers):
         for layer in layers:
-            before.append((layer, type(layer), layer.dtype_policy))
-            internals.set_policy(layer, policy)
             ours = classes.ours_for(type(layer))
-            own = classes.overridden(type(layer))
-            if policies.recipe_of(policy) is not None and ours and not own:
-                layer.__class__ = class_change.combined(ours, type(layer))
+            cls = type(layer)
+            if low and ours and not classes.overridden(cls):
+                cls = class_and_policy.extended(layer, ours)
+            class_and_policy.assign(layer, policy, cls)
         yield
-    finally:
-        for layer, cls, policy in reversed(before):
-            layer.__class__ = cls
-            internals.set_policy(layer, policy)
 
 
 def floating(model: keras.Layer) -> list[keras.Layer]:
@@ -49,7 +45,7 @@ def floating(model: keras.Layer) -> list[keras.Layer]:
         layer
         for layer in flatten(model).values()
         if getattr(layer, "quantization_mode", None) is None
-        and not internals.is_preprocessing(layer)
+        and not layer_kinds.is_preprocessing(layer)
         and keras.backend.is_float_dtype(layer.compute_dtype)
     ]
 
@@ -86,7 +82,7 @@ def call_lowered(
     if role == "inputs":
         return layer(_straight_through(args[0], low), *args[1:], **kwargs)
     if role == "kernel":
-        with internals.uncast():
+        with call_context.uncast():
             kernel = tf.convert_to_tensor(subject.kernel)
         mapping = [(subject.kernel, _straight_through(kernel, low))]
         with keras.StatelessScope(mapping):
@@ -113,7 +109,9 @@ def _with_gradient(x: Any, low: Callable[[Any], Any]) -> tf.Tensor:
 
 
 @contextlib.contextmanager
-def _activation(layer: Any, before: Callable[[Any], Any]) -> Iterator[None]:
+def _activation(
+    layer: keras.Layer, before: Callable[[Any], Any]
+) -> Iterator[None]:
     """Puts a function before a layer's activation."""
     known = layer.activation
 

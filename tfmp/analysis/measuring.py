@@ -52,8 +52,11 @@ def _lowered_pass(
     def wrap(
         path: str, layer: Any, call: Callable[..., Any]
     ) -> Callable[..., Any]:
+        """Returns a call that runs in the candidate's precision."""
+
         @functools.wraps(call)
         def lowered(*args: Any, **kwargs: Any) -> Any:
+            """Calls the layer lowered, if this is not that call."""
             nonlocal inside
             if inside:  # the class may be another one now
                 return type(layer).call(layer, *args, **kwargs)

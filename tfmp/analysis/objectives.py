@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp._keras import internals, training_pass
+from tfmp._keras import compile_arguments, training_pass
 from tfmp.analysis.batches import Batch
 
 SAID = (
@@ -61,7 +61,7 @@ def read(model: keras.Model, loss: Any) -> Objective:
 
 def _compiled_loss(model: keras.Model) -> Any:
     """Returns the one loss of a compiled model, None if it is not that."""
-    given = (internals.compile_arguments(model) or {}).get("loss")
+    given = (compile_arguments.given(model) or {}).get("loss")
     own = type(model).compute_loss is not keras.Model.compute_loss
     return (
         None
@@ -78,6 +78,7 @@ def _whole(model: keras.Model) -> Objective:
         )
 
     def losses(batch: Batch, outputs: Any) -> Losses:
+        """Returns the mean loss, and what is known of each sample."""
         mean = training_pass.train_loss(model, *batch[:2], outputs, batch[2])
         if mean is None:
             raise ValueError(
@@ -91,6 +92,7 @@ def _whole(model: keras.Model) -> Objective:
 
 def _each(loss: Any) -> Objective:
     def losses(batch: Batch, outputs: Any) -> Losses:
+        """Returns the mean loss, and what is known of each sample."""
         values = _values(loss, batch, outputs)
         if not values.shape.rank or values.shape[0] != batch.size:
             return Losses(tf.reduce_mean(values), None, 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp._keras import internals, training_pass
+from tfmp._keras import call_context, training_pass
 from tfmp.analysis import objectives
 from tfmp.analysis.batches import Batch
 from tfmp.analysis.lowering import floating, under
@@ -42,12 +41,10 @@ class Runner:
     Args:
         model: built.
         loss: as `objectives.read` takes it.
-        training: the mode of the passes.
     """
 
-    def __init__(self, model: keras.Model, loss: Any, training: bool) -> None:
+    def __init__(self, model: keras.Model, loss: Any) -> None:
         self._model = model
-        self._training = training
         self._objective = objectives.read(model, loss)
         self.variables = weights(model)
         self.terms = 1  # of a sample in the loss, as of the newest pass
@@ -60,18 +57,12 @@ class Runner:
             tf.GradientTape(watch_accessed_variables=False) as tape,
         ):
             tape.watch([v.value for v in self.variables])
-            outputs = self._call(batch.x)
+            outputs = training_pass.train_call(self._model, batch.x)
             losses = self._objective(batch, outputs)
             self.terms = losses.terms
         # Not within: what a layer remembers has to be there for this, too.
         found = tape.gradient(losses.mean, self.variables)
         return Pass(outputs, first_tensors([outputs]), losses, found)
-
-    def _call(self, x: Any) -> Any:
-        if self._training:
-            return training_pass.train_call(self._model, x)
-        knows = "training" in inspect.signature(self._model.call).parameters
-        return self._model(x, training=False) if knows else self._model(x)
 
     def look_at_curvature(self, batch: Batch, exact: Pass) -> None:
         """Takes in how the loss bends over the outputs, for `scale`.
@@ -123,7 +114,7 @@ def at_reference(
 def unchanged(layer: keras.Layer) -> Iterator[None]:
     """Gives back what a call changes: averages, and random numbers' state."""
     variables = layer.non_trainable_variables
-    with internals.uncast():
+    with call_context.uncast():
         before = [tf.identity(v.value) for v in variables]
     try:
         yield

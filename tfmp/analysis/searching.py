@@ -11,11 +11,10 @@ import keras
 from tfmp._support import checks
 from tfmp.analysis import candidates as precisions
 from tfmp.analysis import costs, points, problems, sensitivities, subjects
-from tfmp.analysis.effects import METHODS, Sensitivity
+from tfmp.analysis.effects import Sensitivity
 from tfmp.analysis.points import Point
 from tfmp.analysis.problems import Problem
 from tfmp.analysis.search_results import SearchResult
-from tfmp.analysis.variants import WHOLE
 from tfmp.conversion import tracing
 from tfmp.conversion.defaults import default_of
 from tfmp.conversion.records import flatten
@@ -27,19 +26,14 @@ USUAL = ("mixed_float8", "mixed_bfloat16", "float32")
 
 def search(
     model: keras.Model,
-    data: Any,
-    loss: Any = None,
+    sensitivity: Sensitivity,
     *,
     budget: Mapping[str, float],
     target: Any = "h200",
     candidates: Sequence[Any] = USUAL,
-    batches: int = 8,
-    method: str = "estimate",
-    sensitivity: Sensitivity | None = None,
     min_cosine: float = 0.0,
     batch_size: int = 32,
     length: int = 512,
-    verbose: bool = True,
 ) -> SearchResult:
     """Chooses a precision for each layer with products, by what it costs.
 
@@ -57,8 +51,8 @@ def search(
 
     Args:
         model: any Keras model, built.
-        data: as for `sensitivity`.
-        loss: as for `sensitivity`.
+        sensitivity: what `sensitivity` gave for the model and the candidates,
+            with rows of `"layer"`.
         budget: the most of one or more: `"loss_increase"` in percent of the
             loss; `"time"`, seconds of the products in a training step;
             `"memory"`, bytes of operands that the backward pass keeps.
@@ -66,15 +60,10 @@ def search(
             `Target`, by the cost model; `"cpu"`, measured here; `"measured"`,
             measured on this machine's fastest device.
         candidates: policies or their names, as for `sensitivity`.
-        batches: how many batches to use, at most.
-        method: `"estimate"` or `"measure"`, of the sensitivity.
-        sensitivity: one that is there already, with rows of `"layer"`; then
-            no data are looked at.
         min_cosine: leaves out a candidate for a layer whose gradients it
             turns further than that; from -1 to 1.
-        batch_size: samples in a batch, also of the step that is timed.
+        batch_size: samples in the step that is timed.
         length: what to assume there for any other open length.
-        verbose: whether to show a progress bar.
 
     Returns:
         A `SearchResult`.
@@ -90,8 +79,9 @@ def search(
     >>> head = keras.layers.Dense(64, name="head")
     >>> model = keras.Sequential([keras.Input([64]), head], name="net")
     >>> data = np.ones([8, 64], "float32"), np.zeros([8, 64], "float32")
-    >>> found = search(model, data, "mse", budget={"loss_increase": 0.1},
-    ...                verbose=False)
+    >>> from tfmp.analysis import sensitivity
+    >>> effects = sensitivity(model, data, "mse", verbose=False)
+    >>> found = search(model, effects, budget={"loss_increase": 0.1})
     >>> dict(found.best.choice)
     {'net/head': 'mixed_bfloat16'}
     """
@@ -99,17 +89,9 @@ def search(
     known = precisions.read(candidates)
     limits = points.read_budget(budget)
     seconds = costs.reader(target)
-    checks.choice("method", method, METHODS)
     checks.number("min_cosine", min_cosine, -1.0, 1.0)
     sizes = Sizes(batch_size, length)
-    if sensitivity is None:
-        sensitivity = sensitivities.sensitivity(
-            *(model, data, loss, candidates, batches, method),
-            roles=(WHOLE,),
-            batch_size=batch_size,
-            verbose=verbose,
-        )
-    said = "a tfmp.analysis.Sensitivity, or None"
+    said = "a tfmp.analysis.Sensitivity"
     checks.instance("sensitivity", sensitivity, Sensitivity, said)
     found = subjects.find(model, sizes, tracing.trace(model, sizes))
     problem = problems.build(found, known, sensitivity, seconds, min_cosine)

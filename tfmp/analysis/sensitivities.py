@@ -26,12 +26,10 @@ def sensitivity(
     data: Any,
     loss: Any = None,
     candidates: Sequence[Any] = precisions.USUAL,
-    batches: int = 8,
+    samples: int = 256,
     method: str = "estimate",
     *,
     roles: Sequence[str] = ROLES,
-    batch_size: int = 32,
-    training: bool = True,
     verbose: bool = True,
 ) -> Sensitivity:
     """Finds out what lowering each layer's precision does to a model.
@@ -44,6 +42,10 @@ def sensitivity(
 
         change of a sample's loss = sum(gradient * change of the output)
 
+    All passes are in training mode.  With batch normalization a sample then
+    changes the loss of others, which makes an estimate of `loss_rms` less
+    exact: freeze those layers for one (`layer.trainable = False`).
+
     All passes have the same random numbers, and nothing is left of them:
     weights, moving averages, seeds, optimizer, policies and compiled
     functions are afterwards as before, bit for bit, also after an error.  FP8
@@ -53,20 +55,17 @@ def sensitivity(
     Args:
         model: any Keras model, built.
         data: arrays `(x, y)` or `(x, y, sample_weight)`, or an iterable of
-            batches of these, such as a `tf.data.Dataset`.
+            batches of these, such as a `tf.data.Dataset`.  Arrays are taken
+            in batches of 32.
         loss: a loss of Keras, its name, or a function of labels and
             predictions; by default the one that the model is compiled with.
         candidates: policies or their names; with a preset as
             `"mixed_float8:current_e4m3"`.  A layer that a conversion would
             not give one is left out for it.
-        batches: how many batches to use, at most.
+        samples: how many to use, at most; batches stay whole.
         method: `"estimate"` or `"measure"`.
         roles: `"layer"`, for the layer as it would run, and `"inputs"`,
             `"kernel"` and `"grads"`, for one tensor alone.
-        batch_size: of data that come as arrays.
-        training: whether dropout and batch statistics are those of training.
-            With batch normalization a sample then changes the loss of others,
-            which makes an estimate of `loss_rms` less exact.
         verbose: whether to show a progress bar.
 
     Returns:
@@ -91,13 +90,11 @@ def sensitivity(
     known = precisions.read(candidates)
     checks.choice("method", method, METHODS)
     roles = checks.names("roles", roles, ROLES)
-    checks.integer("batches", batches, 1)
-    checks.integer("batch_size", batch_size, 1)
-    checks.boolean("training", training)
+    checks.integer("samples", samples, 1)
     checks.boolean("verbose", verbose)
     start = time.perf_counter()
-    given = data_of.read(data, batches, batch_size)
-    runner = Runner(model, loss, training)
+    given = data_of.read(data, samples)
+    runner = Runner(model, loss)
     found = subjects.find(model, Sizes())
     tries = variants.every(found, known, roles)
     policy, tally = precisions.reference(known), Tally()

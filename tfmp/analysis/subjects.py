@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfmp._keras import internals
+from tfmp._keras import layer_parts
 from tfmp.analysis.candidates import Candidate
 from tfmp.conversion.defaults import PRODUCT, default_of
 from tfmp.conversion.layer_products import (
@@ -49,7 +49,7 @@ class Subject:
     @property
     def kernel(self) -> Any:
         """The variable of the kernel."""
-        return internals.stored_kernel(self.layer)
+        return layer_parts.stored_kernel(self.layer)
 
     def takes(self, candidate: Candidate) -> bool:
         """Whether a conversion would give the layer this precision."""

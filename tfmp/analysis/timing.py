@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfmp import policies
 from tfmp.analysis.candidates import Candidate
 from tfmp.analysis.lowering import under
 from tfmp.analysis.running import unchanged, weights
@@ -35,7 +36,7 @@ class Stopwatch:
         Raises:
             ValueError: if the candidate is emulated.
         """
-        if candidate.recipe is not None and candidate.recipe.emulates:
+        if policies.emulates(candidate.policy):
             raise ValueError(
                 "`target` must be a device of the cost model for an emulated "
                 f"format, which has no time here. Received: {candidate.name}"
@@ -72,6 +73,7 @@ def _step(layer: keras.Layer) -> Any:
     variables = weights(layer)
 
     def step(inputs: list[tf.Tensor]) -> Any:
+        """Returns the gradients of the layer's inputs and weights."""
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             outputs = layer(*inputs)

@@ -1,7 +1,8 @@
 """Keras callbacks: show what low precision does in training, and survive."""
 
 from tfmp._support.changes import Change
-from tfmp._switching.hysteresis import PrecisionBounds
+from tfmp._switching.hysteresis import PrecisionBounds, PrecisionRule
+from tfmp._switching.loss_watch import Rollback
 from tfmp.callbacks.adaptive_precision import AdaptivePrecision
 from tfmp.callbacks.backup import BackupAndRestore
 from tfmp.callbacks.precision_scheduler import PrecisionScheduler
@@ -13,7 +14,9 @@ __all__ = [
     "BackupAndRestore",
     "Change",
     "PrecisionBounds",
+    "PrecisionRule",
     "PrecisionScheduler",
+    "Rollback",
     "ScaleMonitor",
     "TerminateOnOverflow",
 ]

@@ -10,18 +10,14 @@ from typing import Any
 
 import keras
 
+from tfmp._keras.callback_states import Logs
 from tfmp._monitoring.quiet_log import QuietLog
 from tfmp._monitoring.sample_log import Sample
 from tfmp._monitoring.step_count import StepCount
 from tfmp._support import checks
 from tfmp._support.changes import Change, tell
-from tfmp._switching.hysteresis import (
-    DOWN_BOUNDS,
-    UP_BOUNDS,
-    PrecisionBounds,
-    Rule,
-)
-from tfmp._switching.loss_watch import LossState, LossWatch
+from tfmp._switching.hysteresis import PrecisionRule
+from tfmp._switching.loss_watch import LossState, LossWatch, Rollback
 from tfmp.callbacks.callback_states import Kept
 from tfmp.callbacks.float8_forecasts import ShadowSampler
 from tfmp.callbacks.good_states import GoodStates
@@ -36,29 +32,17 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
     """Moves each layer up and down a ladder of precisions while it trains.
 
     Every `every` steps one is measured, as `ScaleMonitor` does it: what FP8
-    did to a layer's tensors, or would have done.  Then, layer by layer,
+    did to a layer's tensors, or would have done.  Layer by layer, `rule` says
+    who goes up, and who comes down.
 
-        up      out of the bounds `up` in `patience` observations in a row
-        down    within the bounds `down`, one precision below, in
-                quiet * 2**max(0, ups - 1) observations in a row
-
-    with `ups` the times that the layer went up before: each fall-back doubles
-    the wait.  It changes `max_changes` times at most, and comes down only if
-    it could go up again.  `PrecisionBounds` says when a tensor is out.
-
-    The loss is watched at each step.  It is in trouble if it is not finite,
-    or twice in a row above
-
-        bound = median + spike * max(1.4826 * MAD, 0.05 * abs(median))
-
-    of its last `window` values.  Then the training goes back to its last good
-    state, bit for bit: all variables, optimizer, loss scale, FP8 windows,
-    seeds and metrics.  A finite loss has one step more measured before: the
-    layers go up that are in FP8 and out of `up` in it, or of `down`; if there
-    are none, all of the lowest precision.  The batches go on.  A state is kept
-    in memory every `keep_every` steps, good once another was without trouble.
-    If no layer can go up, the precision is not at fault: it is said, and
-    nothing is done.
+    The loss is watched at each step; `rollback` says when it is in trouble.
+    Then the training goes back to its last good state, bit for bit: all
+    variables, optimizer, loss scale, FP8 windows, seeds and metrics.  A finite
+    loss has one step more measured before: the layers go up that are in FP8
+    and out of the rule's `up` in it, or of `down`; if there are none, all of
+    the lowest precision.  The batches go on.  A state is kept in memory, good
+    once another was without trouble.  If no layer can go up, the precision is
+    not at fault: it is said, and nothing is done.
 
     What a change keeps is in `PrecisionScheduler`, which is not for the same
     layers.  A change traces the step once, and once more when it is next
@@ -77,15 +61,8 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
         layers: a list of patterns of paths, read as in `PrecisionMap`; None
             for all.
         every: steps between two observations, 1 or more.
-        up: a `PrecisionBounds`; by default 0.25, 0.05 and 10 dB.
-        down: a tighter one; by default 0.05, 0.01 and 20 dB.
-        patience: observations out of bounds, 1 or more.
-        quiet: observations within bounds, 1 or more.
-        max_changes: of one layer, 0 or more.
-        spike: how far a loss may be off, in standard deviations of a normal
-            one, 1 or more.
-        window: losses to look back on, 8 or more.
-        keep_every: steps between two states that are kept, 1 or more.
+        rule: a `PrecisionRule`; None for its defaults.
+        rollback: a `Rollback`; None for its defaults.
         log_dir: a local folder of its own for what `ScaleMonitor` writes
             there; None for no files.
         elements: how many elements of each tensor are looked at, about.
@@ -97,9 +74,9 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if a number is out of its range, `ladder` does not rise,
-            or `down` is looser than `up`; by `fit`, before it trains, if no
-            layer has a policy of the ladder.
+        ValueError: if a number is out of its range, or `ladder` does not
+            rise; by `fit`, before it trains, if no layer has a policy of the
+            ladder.
 
     >>> from tfmp import layers
     >>> layer = layers.Dense(2, dtype="mixed_float8", name="head")
@@ -117,14 +94,8 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
         ladder: Any = LADDER,
         layers: Any = None,
         every: int = 16,
-        up: PrecisionBounds = UP_BOUNDS,
-        down: PrecisionBounds = DOWN_BOUNDS,
-        patience: int = 2,
-        quiet: int = 16,
-        max_changes: int = 6,
-        spike: float = 10.0,
-        window: int = 64,
-        keep_every: int = 256,
+        rule: PrecisionRule | None = None,
+        rollback: Rollback | None = None,
         log_dir: str | os.PathLike[str] | None = None,
         elements: int | None = 2**14,
     ) -> None:
@@ -132,12 +103,12 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
         self.ladder = checked_ladder(ladder)
         self._patterns = checked_patterns(layers)
         self.every = checks.integer("every", every, 1)
-        self.rule = Rule(up, down, patience, quiet, max_changes)
-        self._watched = (
-            checks.number("spike", spike, 1.0, 1e6),
-            checks.integer("window", window, 8),
-        )
-        self.keep_every = checks.integer("keep_every", keep_every, 1)
+        self.rule = PrecisionRule() if rule is None else rule
+        said = "a tfmp.callbacks.PrecisionRule or None"
+        checks.instance("rule", self.rule, PrecisionRule, said)
+        self.rollback = Rollback() if rollback is None else rollback
+        said = "a tfmp.callbacks.Rollback or None"
+        checks.instance("rollback", self.rollback, Rollback, said)
         self.log_dir = (
             None if log_dir is None else checks.path("log_dir", log_dir)
         )
@@ -154,7 +125,7 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
         """The newest 4096 samples, as of `ScaleMonitor`."""
         return [sample.record() for sample in self._samples]
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Looks at the model, and opens the files."""
         if self._of is not self.model:
             self._begin_with(self.model)
@@ -170,11 +141,11 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
         self._layers = Ladder(model, self.ladder, self.rule, self._patterns)
         self._sampler = ShadowSampler(model, self._elements)
         self._count = StepCount(self.every)
-        self._loss = LossWatch(*self._watched)
+        self._loss = LossWatch(self.rollback.spike, self.rollback.window)
         self._states = GoodStates(model)
         self._look_at_layers()
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Starts counting where the last epoch, or the optimizer, is."""
         batches = (self.params or {}).get("steps")
         self._count.begin_epoch(epoch, self.model.optimizer, batches)
@@ -182,7 +153,7 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
         self._layers.follow()
         self._look_at_layers()
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         """Has the execution measured if it is one to measure."""
         if self._states.is_empty and self.model.optimizer.built:
             self._keep()
@@ -190,7 +161,7 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
         if self._count.begin_execution(batch, batches) or self._wrong:
             self._sampler.arm()
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Looks at the loss, and if it is time at the layers."""
         before = self._count.step
         due = self._count.end_execution(batch)
@@ -202,15 +173,16 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
         elif due:
             self._observe(logs)
         if self._loss.is_calm:
-            if before // self.keep_every < step // self.keep_every:
+            every = self.rollback.keep_every
+            if before // every < step // every:
                 self._keep()
 
-    def _look_at_loss(self, logs: Any, before: int) -> str:
+    def _look_at_loss(self, logs: Logs, before: int) -> str:
         if not logs or "loss" not in logs:
             return ""
         return self._loss.look(float(logs["loss"]), self._count.step - before)
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         """Closes the files, and gives the model its own step back."""
         if self._log is not None:
             self._log.close()
@@ -241,12 +213,12 @@ class AdaptivePrecision(keras.callbacks.Callback, Kept):
     def _keep(self) -> None:
         self._states.keep(self._count.step, self._count.epoch, self._loss)
 
-    def _observe(self, logs: Any) -> None:
+    def _observe(self, logs: Logs) -> None:
         sample = self._sampler.take(self._count, logs)
         moves = self._layers.observe(sample.measured)
         self._record(sample, self._move(moves))
 
-    def _recover(self, wrong: str, logs: Any) -> None:
+    def _recover(self, wrong: str, logs: Logs) -> None:
         """Goes back to the good state, and up."""
         sample = self._sampler.take(self._count, logs)
         measured = sample.measured if self._wrong else {}

@@ -13,7 +13,8 @@ import keras
 import numpy as np
 
 from tfmp import checkpoints
-from tfmp._keras import internals
+from tfmp._keras import fit_data, frames
+from tfmp._keras.callback_states import Logs
 from tfmp._support import checks
 from tfmp._switching.notes import precision_of, put_in_force
 from tfmp.callbacks import backup_checks, backup_notes, callback_states
@@ -115,29 +116,29 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         self._due = False
         self._batches_seen_since_last_saving = self._last_batch_seen = 0
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Restores the newest backup that is whole, if there is one."""
         self._forget()
         backup_checks.check_optimizers(self.model)
         backup_checks.check_writable(self._latest.parent)
-        callbacks = internals.callbacks_beside()
+        callbacks = frames.callbacks_beside()
         self._callbacks = callback_states.before(self, callbacks)
         fresh = callback_states.gather(self._callbacks)
         self._fresh = copy.deepcopy(fresh)
         self._lost = callback_states.Lost(
             each for each in callbacks if each is not self
         )
-        internals.start_at(self.model, None)
+        fit_data.start_at(self.model, None)
         there = [p for p in (self._latest, self._previous) if p.exists()]
         if not there:
             return
-        data = internals.data_of_fit()
+        data = fit_data.data_of_fit()
         if data is None:
             raise ValueError(
                 "`BackupAndRestore` must be a callback of Keras' own `fit`. "
                 f"Received: the model {self.model.name!r}, which is not"
             )
-        internals.build_for(self.model, data)
+        fit_data.build_for(self.model, data)
         self._go_on(data, **self._restore(there))
 
     def _restore(self, there: list[pathlib.Path]) -> dict[str, Any]:
@@ -182,14 +183,14 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         an epoch more.
         """
         last = (self.params or {}).get("epochs") or epoch
-        internals.start_at(self.model, max(epoch, last) if stopped else epoch)
-        internals.skip_data(data, epoch - first_epoch, batch)
+        fit_data.start_at(self.model, max(epoch, last) if stopped else epoch)
+        fit_data.skip_data(data, epoch - first_epoch, batch)
         self._first_epoch, self._epochs_before = first_epoch, epochs
         self._last_batch_seen = max(batch - 1, 0)
         if self._history is not None:
             self._history.history = history
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Restores once more within an epoch.
 
         Keras has reset the metrics meanwhile, and other callbacks may have
@@ -209,7 +210,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
                 n: a if a.ndim else float(a) for n, a in arrays.items()
             }
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Saves, if it is time; after an epoch's last batch, as it ends."""
         self._logs = {}
         if self._should_save_on_batch(batch):
@@ -218,7 +219,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             if not self._due:
                 self._save(self._current_epoch, batch + 1, *self._past())
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Saves, unless that is done by batches."""
         if self._logs and logs is not None:  # all batches had been trained
             of_validation = dict(logs)
@@ -235,11 +236,11 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
                     history[name] = [*history.get(name, []), value]
             self._save(epoch + 1, 0, epochs, history)
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         """Completes `History`, and deletes the backups if asked to."""
         if self._history is not None:
             self._history.epoch[:0] = self._epochs_before
-        internals.start_at(self.model, None)
+        fit_data.start_at(self.model, None)
         super().on_train_end(logs)
 
     @property

@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from tfmp import recipes
 from tfmp._core import custom_gradients, probes, scaling, statistics
-from tfmp._keras import internals, training_pass
+from tfmp._keras import call_context, training_pass
+from tfmp._keras.callback_states import Logs
 from tfmp._monitoring.measured_step import MeasuredStep
 from tfmp._monitoring.operators import Operator
 from tfmp._monitoring.sample_log import Sample
@@ -55,15 +56,16 @@ class ShadowedStep(MeasuredStep):
                 yield
 
     def _watched(
-        self, name: str, layer: Any, call: Callable[..., Any]
+        self, name: str, layer: keras.Layer, call: Callable[..., Any]
     ) -> Callable[..., Any]:
         recipe, probe = self._shadows[name].recipe, self._probes[name]
 
         @functools.wraps(call)
         def watched(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            """Calls, and looks at what FP8 would quantize."""
             look = functools.partial(_look, probe, recipe)
             look("inputs", inputs)
-            with internals.uncast():
+            with call_context.uncast():
                 look("kernel", layer.kernel)
             takes = probe.taker("grads")
             with _before_activation(layer, _seen_back(recipe, probe, takes)):
@@ -92,7 +94,7 @@ class ShadowSampler(Sampler):
             self.start()
         self._measuring.arm()
 
-    def take(self, count: StepCount, logs: Any) -> Sample:
+    def take(self, count: StepCount, logs: Logs) -> Sample:
         """Returns a sample, also before the first execution is measured."""
         if self._state is None:
             self.start()
@@ -125,6 +127,8 @@ def _seen_back(
 
     @custom_gradients.custom_gradient
     def identity(y: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+        """Returns its input, and looks at the gradient."""
+
         def back(dy: tf.Tensor) -> tf.Tensor:
             _look(probe, recipe, "grads", dy, take)
             return dy
@@ -136,7 +140,7 @@ def _seen_back(
 
 @contextlib.contextmanager
 def _before_activation(
-    layer: Any, function: Callable[..., Any]
+    layer: keras.Layer, function: Callable[..., Any]
 ) -> Iterator[None]:
     """Has a layer apply a function to what goes into its activation."""
     activation = layer.activation

@@ -29,8 +29,7 @@ def checked_ladder(ladder: Any) -> list[keras.DTypePolicy]:
     widths = [precisions.bits(policy) for policy in found]
     labels = [precisions.label(policy) for policy in found]
     for policy in found:
-        recipe = policies.recipe_of(policy)
-        if recipe is not None and recipe.emulates:
+        if policies.emulates(policy):
             raise ValueError(
                 "`ladder` must not have emulated formats: a step measures "
                 f"nothing of them. Received: {labels}"

@@ -10,7 +10,7 @@ import keras
 from tfmp import policies, recipes
 from tfmp._monitoring.operators import Operator, operators
 from tfmp._switching import hysteresis, precisions
-from tfmp._switching.hysteresis import DOWN, UP, Rule, Rung
+from tfmp._switching.hysteresis import DOWN, UP, PrecisionRule, Rung
 from tfmp._switching.switch import Wanted, news, present, switch
 from tfmp.conversion.conversion_report import ConversionReport
 from tfmp.conversion.defaults import PRODUCT, default_of
@@ -39,7 +39,7 @@ class Ladder:
         self,
         model: keras.Model,
         ladder: Sequence[keras.DTypePolicy],
-        rule: Rule,
+        rule: PrecisionRule,
         patterns: Sequence[str] | None,
     ) -> None:
         self._model, self._ladder, self.rule = model, list(ladder), rule

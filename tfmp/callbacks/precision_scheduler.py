@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tfmp._keras.callback_states import Logs
 from tfmp._monitoring.step_count import StepCount
 from tfmp._support import checks
 from tfmp._support.changes import Change, tell
@@ -115,7 +116,7 @@ class PrecisionScheduler(keras.callbacks.Callback, Kept):
         self._count = StepCount(1)
         self._done = -1
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Holds the whole schedule against the model."""
         self._done = -1
         self._programs.empty()
@@ -130,7 +131,7 @@ class PrecisionScheduler(keras.callbacks.Callback, Kept):
             self._check_paths()
             self._planned(len(self._entries))
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Puts the precision of this epoch in force."""
         batches = (self.params or {}).get("steps")
         self._count.begin_epoch(epoch, self.model.optimizer, batches)
@@ -139,18 +140,18 @@ class PrecisionScheduler(keras.callbacks.Callback, Kept):
         elif self.unit == "epoch":
             self._reach(epoch)
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         """Puts the precision of this step in force."""
         self._count.begin_execution(batch, self.model.steps_per_execution)
         if self.unit == "step":
             self._reach(self._count.step)
         self._programs.step_begins(self.model)
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Counts."""
         self._count.end_execution(batch)
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         """Forgets the compiled steps that are not in use."""
         self._programs.empty()
 

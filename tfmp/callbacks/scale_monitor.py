@@ -12,7 +12,8 @@ from typing import Any
 
 import keras
 
-from tfmp._keras import internals
+from tfmp._keras import frames
+from tfmp._keras.callback_states import Logs
 from tfmp._monitoring.history import append
 from tfmp._monitoring.quiet_log import QuietLog
 from tfmp._monitoring.sample_log import Sample
@@ -170,11 +171,14 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
         """
         return [sample.record() for sample in self._samples]
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Opens the files."""
         if self._sampler is None or self._sampler.model is not self.model:
-            how = self.statistics, self.elements
-            self._sampler = Sampler(self.model, *how)
+            self._sampler = Sampler(
+                self.model,
+                statistics=self.statistics,
+                elements=self.elements,
+            )
             self._count, self._known = StepCount(self.every), {}
             self._samples.clear()
         self._started = False
@@ -182,27 +186,27 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
         self._log = QuietLog(
             type(self).__name__, self.log_dir, self.model, self.every
         )
-        self._changes = NewChanges(internals.callbacks_beside())
+        self._changes = NewChanges(frames.callbacks_beside())
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Starts counting where the last epoch, or the optimizer, is."""
         optimizer = getattr(self.model, "optimizer", None)
         batches = (self.params or {}).get("steps")
         self._count.begin_epoch(epoch, optimizer, batches)
         self._known = dict.fromkeys(self._known, math.nan)
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         """Has the execution measured if it is one to measure."""
         batches = self.model.steps_per_execution
         if self._count.begin_execution(batch, batches) and self._sampler:
             self._sampler.arm()
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Takes a sample if a multiple of `every` was passed."""
         if self._count.end_execution(batch):
             self._sample(logs)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Takes a sample unless the last step did, and tells History."""
         if not self._count.in_epoch:
             return
@@ -213,7 +217,7 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
             values = {**self._known, **self._samples[-1].items()}
             append(history.history, values)
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         """Writes what other callbacks changed last, and closes the files."""
         if changes := self._changes.take():
             at = self._count.step, self._count.epoch, time.time()
@@ -243,7 +247,7 @@ class ScaleMonitor(keras.callbacks.Callback, Kept):
         if state["newest"] is not None and not self._samples:
             self._samples.append(Sample(*state["newest"]))
 
-    def _sample(self, logs: Any) -> None:
+    def _sample(self, logs: Logs) -> None:
         if self._sampler is None:
             return
         if not self._started:

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tfmp._keras.callback_states import Logs
 from tfmp._monitoring.step_count import steps_taken
 from tfmp._support import checks
 from tfmp.callbacks.callback_states import Kept
@@ -70,7 +71,7 @@ class TerminateOnOverflow(keras.callbacks.Callback, Kept):
         self._unseen = 0
         self._newest: NewestBatch | None = None
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Checks the optimizer."""
         self._forget()
         optimizer = self.model.optimizer
@@ -85,18 +86,18 @@ class TerminateOnOverflow(keras.callbacks.Callback, Kept):
             )
         self._look()
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         """Has the batch kept, if steps were skipped before."""
         if self._newest is not None:
             self._newest.announce()
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Looks at the count, if it is time to."""
         self._unseen += self.model.steps_per_execution
         if self._newest is not None or self._unseen >= self._every:
             self._look()
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         """Gives the model back."""
         self._forget()
 

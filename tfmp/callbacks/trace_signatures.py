@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfmp import checkpoints, policies
-from tfmp._keras import internals, step_undo
+from tfmp._keras import compile_arguments, step_undo
 from tfmp.conversion.records import flatten
 
 SIMPLE = (bool, int, float, complex, str, bytes, type(None))
@@ -68,7 +68,7 @@ class Signature:
         roots = [
             layers,
             model.optimizer,
-            internals.compile_arguments(model),
+            compile_arguments.given(model),
             checkpoints.variables(model),
         ]
         values = [self._noted(roots), [_precision(each) for each in layers]]
@@ -140,9 +140,9 @@ def _noted_array(array: np.ndarray) -> Any:
     return array.dtype.str, array.shape, digest
 
 
-def _precision(layer: Any) -> tuple[Any, ...]:
+def _precision(layer: keras.Layer) -> tuple[Any, ...]:
     """Returns what properties say that are not among the attributes."""
-    policy = policies.policy_at(layer.dtype_policy, layer.path)
+    policy = policies.of_layer(layer)
     state = getattr(layer, "float8", None)
     return (
         str(keras.dtype_policies.serialize(policy)),

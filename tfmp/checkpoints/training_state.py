@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from tfmp._keras import internals
+from tfmp._keras import layer_kinds
 from tfmp._keras.kept_values import KeptValues
 from tfmp._support import checks
 from tfmp.layers.float8_state import all_states
@@ -107,7 +107,7 @@ def keep_seeds(model: keras.Model) -> None:
     model.tfmp_seeds = _Seeds(model)
 
 
-class _Seeds(internals.KerasSaveable):
+class _Seeds(layer_kinds.KerasSaveable):
     """Seeds, in an object of its own, which Keras finds on the model."""
 
     def __init__(self, model: keras.Model) -> None:

@@ -10,7 +10,7 @@ import keras
 from keras import layers
 
 from tfmp import recipes
-from tfmp._keras import internals
+from tfmp._keras import layer_parts
 from tfmp._support import checks, tables
 from tfmp.conversion.input_casts import rounded_for
 from tfmp.conversion.layer_products import work_of
@@ -92,7 +92,7 @@ class ConversionReport:
             above = _above(every, path)
             parent = above[-1] if above else None
             work = work_of(layer, self.sizes, parent, seen)
-            if work.products or work.hides or internals.own_weights(layer):
+            if work.products or work.hides or layer_parts.own_weights(layer):
                 rows.append(row_of(path, layer, work))
         return rows
 

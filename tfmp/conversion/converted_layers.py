@@ -26,10 +26,15 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from tfmp import policies
-from tfmp._keras import internals
+from tfmp._keras import (
+    class_and_policy,
+    global_notes,
+    layer_builds,
+    layer_kinds,
+)
 from tfmp.conversion import input_casts
 from tfmp.conversion.records import Record, record_of, stock_class, sublayers
-from tfmp.layers import class_change, classes
+from tfmp.layers import classes
 from tfmp.layers.float32_inside import Float32Inside
 
 if TYPE_CHECKING:
@@ -70,7 +75,7 @@ class Converted(Base):
         cls, config: dict[str, Any], custom_objects: Any = None
     ) -> keras.Layer:
         """Rebuilds the layer, and converts it again."""
-        internals.conversion_known()
+        global_notes.conversion_known()
         layer = keras.saving.deserialize_keras_object(
             config["layer"], custom_objects=custom_objects
         )
@@ -116,28 +121,20 @@ def apply(
         before = before or layer.dtype_policy
         record = layer.tfmp_record = Record(stock_class(layer), before)
     record.reason = reason
-    internals.set_policy(layer, policy)
-    layer.__class__ = _class_of(layer, record.stock, inside)
-    if layer.built:
-        _update(layer)
-    else:
-        internals.after_build(layer, functools.partial(_update, layer))
+    cls = _class_of(layer, record.stock, inside)
+    class_and_policy.become(layer, policy, cls)
 
 
 def undo(layer: keras.Layer) -> None:
     """Gives a layer back the class and the policy that it had."""
     record, stock = record_of(layer), stock_class(layer)
-    if getattr(layer, "float8", None) is not None:
-        layer.float8.recipe = None  # as the layer's variables know it
-        internals.remove_child(layer, "float8")
-    layer.__class__ = stock
     before = record.policy if record else None
     if layer.quantization_mode is not None:
         before = None  # Keras has quantized it since
     elif before is None:
         before = _of_keras(layer)
-    if before is not None:
-        internals.set_policy(layer, before)
+    class_and_policy.drop_float8(layer)
+    class_and_policy.assign(layer, before or layer.dtype_policy, stock)
     if record:
         input_casts.cast_again(layer)
         del layer.tfmp_record
@@ -145,7 +142,7 @@ def undo(layer: keras.Layer) -> None:
 
 def _of_keras(layer: keras.Layer) -> keras.DTypePolicy | None:
     """Returns the policy of Keras that a layer of a file can have had."""
-    own = policies.policy_at(layer.dtype_policy, layer.path)
+    own = policies.of_layer(layer)
     if not isinstance(own, policies.Policy):
         return None
     low = own.recipe is not None
@@ -158,12 +155,12 @@ def _class_of(layer: keras.Layer, stock: type, inside: bool) -> type:
         ours = None
     mixin = Float32Inside if inside else None
     bases = [base for base in (mixin, ours, stock) if base]
-    composite = sublayers(layer) and not internals.is_container(layer)
+    composite = sublayers(layer) and not layer_kinds.is_container(layer)
     if composite or (ours and stock not in classes.OURS):
         preset = hasattr(stock, "save_to_preset")
         mixin = ConvertedPreset if preset else Converted
-        return _saved_as_converted(class_change.combined(mixin, *bases))
-    return class_change.combined(*bases)
+        return _saved_as_converted(class_and_policy.combined(mixin, *bases))
+    return class_and_policy.combined(*bases)
 
 
 def _saved_as_converted(cls: type) -> type:
@@ -174,13 +171,6 @@ def _saved_as_converted(cls: type) -> type:
     return cls
 
 
-def _update(layer: keras.Layer) -> None:
-    if record_of(layer) is None:
-        return
-    if hasattr(layer, "update_float8"):
-        layer.update_float8()
-
-
 @contextlib.contextmanager
 def _as_before(layer: keras.Layer) -> Iterator[None]:
     """Lets a layer and all below be, for as long, what they were.
@@ -189,18 +179,12 @@ def _as_before(layer: keras.Layer) -> Iterator[None]:
     constant, is then the same when it is loaded.
     """
     below = [child for _, child in _places(layer) if record_of(child)]
-    now = [(child, type(child), child.dtype_policy) for child in below]
-    try:
+    with class_and_policy.kept(below):
         for child in below:
-            child.__class__ = stock_class(child)
             record = record_of(child)
-            before = record.policy if record else None
-            internals.set_policy(child, before or child.dtype_policy)
+            before = (record and record.policy) or child.dtype_policy
+            class_and_policy.assign(child, before, stock_class(child))
         yield
-    finally:
-        for child, cls, policy in now:
-            child.__class__ = cls
-            internals.set_policy(child, policy)
 
 
 def _places(
@@ -222,7 +206,7 @@ def _restore(
     A sublayer that a build makes has a policy of the table's already, from
     the layer that it is in; to go back to, it has what the whole layer had.
     """
-    top, how = record_of(layer), (table, inside, keeping)
+    top = record_of(layer)
     for place, child in list(_places(layer)):
         policy, record = table.get(place), record_of(child)
         if policy is None or (record and child.dtype_policy == policy):
@@ -231,8 +215,8 @@ def _restore(
             _quantize(child, policy)
             continue
         if not child.built:
-            again = functools.partial(_restore, layer, *how)
-            internals.after_build(child, again)
+            again = functools.partial(_restore, layer, table, inside, keeping)
+            layer_builds.after_build(child, again)
         inherited = top is not None and child.dtype_policy in table.values()
         before = top.policy if top and inherited else None
         reason = "as in the file it was loaded from"

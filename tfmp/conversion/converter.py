@@ -11,12 +11,12 @@ import keras
 import tensorflow as tf
 
 from tfmp import policies
-from tfmp._keras import internals
+from tfmp._keras import global_notes
 from tfmp._support import checks
 from tfmp.conversion import training_update
 from tfmp.conversion.conversion_report import ConversionReport
 from tfmp.conversion.converted_layers import undo
-from tfmp.conversion.defaults import DEFAULTS, PRECISIONS, PRODUCT, default_of
+from tfmp.conversion.defaults import PRODUCT, default_of
 from tfmp.conversion.hub_layers import overflows
 from tfmp.conversion.layer_choice import ENDS, Choice, choice
 from tfmp.conversion.plan import Conversion
@@ -32,7 +32,6 @@ def convert(
     *,
     target: Any = None,
     skip: tuple[str, ...] = (),
-    overrides: Mapping[type, str] | None = None,
     batch_size: int = 32,
     length: int = 512,
     inputs: Any = None,
@@ -61,8 +60,6 @@ def convert(
             `Target`; by default this machine's GPU, else "h200".
         skip: `"first"`, `"last"`, or both: of the layers that could, these
             stay in 16 bits.
-        overrides: precisions by class of layer, `"float8"`, `"compute"` or
-            `"float32"`, before `tfmp.conversion.DEFAULTS`.
         batch_size: what to assume for an open first length.
         length: what to assume for any other open length.
         inputs: what the model is called on, arrays or specs, for the sizes of
@@ -93,7 +90,6 @@ def convert(
     plan = Conversion(
         _as_map("policy", policy),
         _skipping(chosen, model, checks.names("skip", skip, ENDS)),
-        _checked_overrides({} if overrides is None else overrides),
         keep_float32=_is_narrow(model),
     )
     notes = _change(model, plan)
@@ -139,9 +135,7 @@ def plan_of(precision: Any, name: str = "precision") -> Conversion:
     """
     everything = choice("all", None, Sizes())
     only = isinstance(precision, Mapping)
-    return Conversion(
-        _as_map(name, precision), everything, {}, only_matched=only
-    )
+    return Conversion(_as_map(name, precision), everything, only_matched=only)
 
 
 def revert(model: keras.Layer) -> None:
@@ -170,7 +164,7 @@ def revert(model: keras.Layer) -> None:
 
 
 def _change(model: keras.Layer, plan: Conversion) -> list[str]:
-    internals.conversion_known()
+    global_notes.conversion_known()
     strategy = getattr(
         model, "distribute_strategy", tf.distribute.get_strategy()
     )
@@ -201,24 +195,6 @@ def _as_map(name: str, policy: Any) -> PrecisionMap:
             f"`{name}` must be a policy, its name, a PrecisionMap or its "
             f"dictionary ({error}). Received: {policy!r}"
         ) from error
-
-
-def _checked_overrides(overrides: Mapping[type, str]) -> Mapping[type, str]:
-    said = "a dictionary of classes of layers to precisions"
-    checks.instance("overrides", overrides, Mapping, said)
-    for kind, precision in overrides.items():
-        checks.choice(f"overrides[{kind}]", precision, PRECISIONS)
-        if not isinstance(kind, type) or not issubclass(kind, keras.Layer):
-            raise TypeError(
-                "a key of `overrides` must be a class of layers. "
-                f"Received: {kind!r}"
-            )
-        if precision == "float8" and DEFAULTS.get(kind) is not PRODUCT:
-            raise ValueError(
-                f"`overrides` must not ask for FP8 of {kind.__name__}, which "
-                "tfmp has no FP8 layer for. Received: 'float8'"
-            )
-    return overrides
 
 
 def _skipping(

@@ -26,7 +26,7 @@ import dataclasses
 import keras
 from keras import layers
 
-from tfmp._keras import internals
+from tfmp._keras import layer_kinds
 
 PRECISIONS = ("float8", "compute", "float32")
 
@@ -151,7 +151,7 @@ def default_of(layer: keras.Layer, dtype: str = "bfloat16") -> Default:
 
 
 def _default_of(layer: keras.Layer) -> Default:
-    if internals.is_preprocessing(layer):
+    if layer_kinds.is_preprocessing(layer):
         return PREPARES
     for base in type(layer).__mro__:
         if base in DEFAULTS:

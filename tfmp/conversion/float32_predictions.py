@@ -15,7 +15,7 @@ from typing import Any
 import keras
 
 from tfmp import policies
-from tfmp._keras import internals, layer_calls
+from tfmp._keras import layer_calls, layer_parts
 
 NARROW = ("bfloat16", "float16")
 
@@ -36,10 +36,10 @@ def uses_tfmp(layer: keras.Layer) -> bool:
     >>> uses_tfmp(keras.layers.Dense(1, dtype=policies.get("float16")))
     True
     """
-    policy = policies.policy_at(layer.dtype_policy, layer.path)
-    if isinstance(policy, policies.Policy):
-        return True
-    return any(map(uses_tfmp, internals.children(layer)))
+    return any(
+        isinstance(policies.of_layer(each), policies.Policy)
+        for each in layer_parts.every_layer(layer)
+    )
 
 
 def install() -> None:

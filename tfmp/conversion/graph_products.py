@@ -69,6 +69,7 @@ def of_einsum(equation: str, lhs: Shape, rhs: Shape) -> Product:
     both = {label: max(rows[label], columns[label]) for label in shared}
 
     def size(lengths: dict[Any, int], kept: bool) -> int:
+        """Returns the product of the lengths that are kept, or are not."""
         return math.prod(
             length
             for label, length in lengths.items()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from tfmp._keras import internals, layer_calls
+from tfmp._keras import graph_nodes, layer_calls, layer_kinds, layer_parts
 from tfmp.conversion.records import flatten, record_of, stock_class, sublayers
 
 NARROW = ("bfloat16", "float16")
@@ -29,7 +29,7 @@ def keep_below(top: keras.Layer, outermost: bool) -> None:
     every = flatten(top)
     for path, layer in reversed(every.items()):
         parent = every.get(path.rpartition("/")[0])
-        keep(layer, internals.is_container(parent) if parent else outermost)
+        keep(layer, layer_kinds.is_container(parent) if parent else outermost)
 
 
 def keep(layer: keras.Layer, outermost: bool) -> None:
@@ -74,7 +74,7 @@ def rounded_for(layer: keras.Layer, above: list[keras.Layer]) -> str | None:
     if layer.compute_dtype != "float32" or not _takes_data(layer):
         return None
     casting = [each for each in above if _casts(each)]
-    given = [x for each in (*above, layer) for x in layer_calls.before(each)]
+    given = [x for each in (*above, layer) for x in graph_nodes.before(each)]
     for first in (*casting, *filter(_is_narrow, given)):
         return f"its inputs come through '{first.name}' in {_dtype(first)}"
     return None
@@ -84,7 +84,7 @@ def feeds_preparation(layer: keras.Layer) -> bool:
     """Whether a layer without weights gives what a layer behind prepares."""
     if layer.weights:
         return False
-    following = layer_calls.behind(layer)
+    following = graph_nodes.behind(layer)
     return any(
         _takes_data(x) or _needs_inputs(x) or feeds_preparation(x)
         for x in following
@@ -94,9 +94,9 @@ def feeds_preparation(layer: keras.Layer) -> bool:
 
 def _only_holds(layer: keras.Layer) -> bool:
     """Whether it casts its inputs, only to hand them to layers inside."""
-    if internals.own_weights(layer) or not sublayers(layer):
+    if layer_parts.own_weights(layer) or not sublayers(layer):
         return False
-    return _casts(layer) and not internals.is_preprocessing(layer)
+    return _casts(layer) and not layer_kinds.is_preprocessing(layer)
 
 
 def _casts(layer: keras.Layer) -> bool:
@@ -125,7 +125,7 @@ def _needs_inputs(layer: keras.Layer) -> bool:
 def _takes_data(layer: keras.Layer) -> bool:
     """Whether it takes numbers as they are: prices to prepare, or ids."""
     looks_up = isinstance(layer, layers.Embedding)
-    return looks_up or internals.is_preprocessing(layer)
+    return looks_up or layer_kinds.is_preprocessing(layer)
 
 
 def _needs_one_dtype(layer: keras.Layer) -> bool:

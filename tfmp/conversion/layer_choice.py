@@ -81,6 +81,7 @@ def _by_function(function: Callable[[keras.Layer, str], bool]) -> Choice:
     def refusal(
         layer: keras.Layer, path: str, parent: keras.Layer | None
     ) -> str | None:
+        """Returns why a layer is not chosen, None if it is."""
         taken = function(layer, path)
         if not isinstance(taken, (bool, int)):
             raise TypeError(
@@ -109,6 +110,7 @@ def _by_patterns(patterns: Any) -> Choice:
     def refusal(
         layer: keras.Layer, path: str, parent: keras.Layer | None
     ) -> str | None:
+        """Returns why a layer is not chosen, None if it is."""
         return None if wanted.match(path) else "no pattern of `filter` holds"
 
     rule = f"paths like {', '.join(wanted)}"
@@ -119,6 +121,7 @@ def _automatic(target: Target, sizes: Sizes, trace: Trace | None) -> Choice:
     def refusal(
         layer: keras.Layer, path: str, parent: keras.Layer | None
     ) -> str | None:
+        """Returns why a layer is not chosen, None if it is."""
         work = work_of(layer, sizes, parent, trace)
         if not work.is_called:
             return NOT_CALLED

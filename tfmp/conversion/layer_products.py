@@ -11,7 +11,7 @@ import keras
 from keras import layers
 
 from tfmp import recipes
-from tfmp._keras import internals, layer_calls
+from tfmp._keras import graph_nodes
 from tfmp.conversion.graph_products import of_einsum
 from tfmp.conversion.records import stock_class
 from tfmp.conversion.sizes import Shape, Sizes
@@ -75,7 +75,7 @@ def work_of(
     if trace is None or trace.failure:
         built = products_of(layer, sizes, parent)
         once = isinstance(layer, layers.Embedding)
-        calls = 1 if once else internals.calls(layer)
+        calls = 1 if once else graph_nodes.calls(layer)
         return Work(tuple(built), calls, own_code=own)
     found = trace.of(layer)
     if isinstance(parent, RECURRENT):  # it counts its cell's
@@ -150,7 +150,7 @@ def not_in_float8(layer: keras.Layer) -> dict[str, str]:
 
     Those of convolutions that are built, and of sparse inputs.
     """
-    if layer_calls.takes_sparse(layer):
+    if graph_nodes.takes_sparse(layer):
         return dict.fromkeys(recipes.PRODUCTS, SPARSE)
     ours = classes.ours_for(type(layer))
     shapes = build_shapes(layer)
@@ -162,7 +162,7 @@ def not_in_float8(layer: keras.Layer) -> dict[str, str]:
     return {product: why for product, why in lost.items() if why}
 
 
-def _is_pointwise(layer: Any, shape: Sequence[int | None]) -> bool:
+def _is_pointwise(layer: keras.Layer, shape: Sequence[int | None]) -> bool:
     return Float8Convolution.as_convolution(layer, shape).pointwise
 
 
@@ -180,7 +180,7 @@ def build_shapes(layer: keras.Layer) -> list[tuple[int | None, ...]]:
     ]
 
 
-def _after_attention(layer: Any, attention: keras.Layer) -> list[Any]:
+def _after_attention(layer: keras.Layer, attention: keras.Layer) -> list[Any]:
     """Keras builds this layer with an open length; it is the query's."""
     if "build" in classes.overridden(stock_class(attention)):
         return []
@@ -188,15 +188,15 @@ def _after_attention(layer: Any, attention: keras.Layer) -> list[Any]:
     return [(*shape[:-1], *layer.kernel.shape[:-1]) for shape in query]
 
 
-def _dense(layer: Any, shape: Shape) -> list[Product]:
+def _dense(layer: keras.Layer, shape: Shape) -> list[Product]:
     return [Product(math.prod(shape[:-1]), shape[-1], layer.units)]
 
 
-def _einsum_dense(layer: Any, shape: Shape) -> list[Product]:
+def _einsum_dense(layer: keras.Layer, shape: Shape) -> list[Product]:
     return [of_einsum(layer.equation, shape, tuple(layer.kernel.shape))]
 
 
-def _pixels(layer: Any, shape: Shape) -> tuple[int, int, int]:
+def _pixels(layer: keras.Layer, shape: Shape) -> tuple[int, int, int]:
     """Returns pixels of input and output, each times batch, and channels."""
     last = layer.data_format == "channels_last"
 
@@ -207,7 +207,7 @@ def _pixels(layer: Any, shape: Shape) -> tuple[int, int, int]:
     return count(shape), count(output), shape[-1] if last else shape[1]
 
 
-def _conv(layer: Any, shape: Shape) -> list[Product]:
+def _conv(layer: keras.Layer, shape: Shape) -> list[Product]:
     before, after, channels = _pixels(layer, shape)
     lost = not_in_float8(layer)
     looked_at = after if _is_pointwise(layer, shape) else before
@@ -227,20 +227,20 @@ def _conv(layer: Any, shape: Shape) -> list[Product]:
     ]
 
 
-def _depthwise(layer: Any, shape: Shape) -> list[Product]:
+def _depthwise(layer: keras.Layer, shape: Shape) -> list[Product]:
     before, after, channels = _pixels(layer, shape)
     window, columns = math.prod(layer.kernel_size), layer.depth_multiplier
     return [Product(after, window, columns, channels, before * channels)]
 
 
-def _separable(layer: Any, shape: Shape) -> list[Product]:
+def _separable(layer: keras.Layer, shape: Shape) -> list[Product]:
     _, after, channels = _pixels(layer, shape)
     depthwise = _depthwise(layer, shape)
     inner = channels * layer.depth_multiplier
     return [*depthwise, Product(after, inner, layer.filters)]
 
 
-def _transposed(layer: Any, shape: Shape) -> list[Product]:
+def _transposed(layer: keras.Layer, shape: Shape) -> list[Product]:
     before, _, channels = _pixels(layer, shape)
     columns = layer.filters * math.prod(layer.kernel_size)
     return [Product(before, channels, columns)]
@@ -259,14 +259,15 @@ def _attention(layer: Any, query: Shape, value: Shape, *_: Shape) -> list[Any]:
     ]
 
 
-def _reversible(layer: Any, shape: Shape) -> list[Product]:
+def _reversible(layer: keras.Layer, shape: Shape) -> list[Product]:
     """A lookup, and the logits if it is called in reverse."""
     logits = Product(math.prod(shape), layer.output_dim, layer.input_dim)
-    return [logits] * internals.reversed_calls(layer)
+    return [logits] * graph_nodes.reversed_calls(layer)
 
 
 def _recurrent(gates: int) -> Callable[..., list[Product]]:
-    def products(layer: Any, shape: Shape, *_: Shape) -> list[Product]:
+    def products(layer: keras.Layer, shape: Shape, *_: Shape) -> list[Product]:
+        """Returns the products of inputs, and of states in each step."""
         batch, steps, features = shape
         columns = gates * layer.units
         return [

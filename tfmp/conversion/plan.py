@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 
 import keras
 
 from tfmp import policies
-from tfmp._keras import internals, layer_calls
+from tfmp._keras import call_context, layer_builds, layer_kinds
 from tfmp.conversion import input_casts
 from tfmp.conversion.converted_layers import apply
 from tfmp.conversion.defaults import (
@@ -41,14 +40,12 @@ class Conversion:
     Attributes:
         policy: of each layer, by path.
         choice: among the layers that can run in FP8.
-        overrides: precisions of kinds of layers, before the defaults.
         only_matched: whether layers that no key of `policy` names stay.
         keep_float32: whether a layer that computes in float32 was told to.
     """
 
     policy: PrecisionMap
     choice: Choice
-    overrides: Mapping[type, str]
     only_matched: bool = False
     keep_float32: bool = False
 
@@ -71,7 +68,7 @@ class Conversion:
                 inherits = layer.dtype_policy == top.dtype_policy
                 before = record.policy if inherits else None
                 self.convert_one(layer, name, parent, before)
-        input_casts.keep_below(top, layer_calls.is_called_by_user(top))
+        input_casts.keep_below(top, call_context.is_called_by_user(top))
 
     def convert_one(
         self,
@@ -93,7 +90,7 @@ class Conversion:
             return
         if not layer.built:
             again = functools.partial(self.run_again, layer, path)
-            internals.after_build(layer, again)
+            layer_builds.after_build(layer, again)
         inside = self.is_inside(layer, path, parent, decision[0])
         apply(layer, *decision, before, inside)
 
@@ -104,7 +101,7 @@ class Conversion:
         key = self.policy.match(path, layer.path or path)
         if not _has_precision(layer) or (self.only_matched and key is None):
             return None
-        if internals.is_preprocessing(layer):
+        if layer_kinds.is_preprocessing(layer):
             wide = layer.compute_dtype == "float32" and not _is_open(parent)
             return (layer.dtype_policy, PREPARES.reason) if wide else None
         policy = self.policy[path if key is None else key]
@@ -201,8 +198,7 @@ class Conversion:
 
         What GPUs lack, and whether FP8 pays, is no question of emulation.
         """
-        recipe = policies.recipe_of(policy)
-        emulates = recipe is not None and recipe.emulates
+        emulates = policies.emulates(policy)
         lost = {} if emulates else not_in_float8(layer)
         if "output" in lost:
             return lost["output"]
@@ -214,9 +210,6 @@ class Conversion:
         self, layer: keras.Layer, policy: keras.DTypePolicy
     ) -> tuple[str, str]:
         """Returns the precision of a layer's kind, and why."""
-        for kind, precision in self.overrides.items():
-            if isinstance(layer, kind):
-                return precision, "asked for by `overrides`"
         found = default_of(layer, policy.compute_dtype)
         if found.precision != "float32" and input_casts.feeds_preparation(
             layer
@@ -248,7 +241,7 @@ def _in_float32(
 
 def _is_open(parent: keras.Layer | None) -> bool:
     """Whether what a sublayer returns goes to layers, which cast it."""
-    return parent is None or internals.is_container(parent)
+    return parent is None or layer_kinds.is_container(parent)
 
 
 def _is_conv(layer: keras.Layer) -> bool:
@@ -264,7 +257,7 @@ def _has_precision(layer: keras.Layer) -> bool:
     Not of integers and strings, of what Keras has quantized, nor of what only
     holds layers.
     """
-    holds = internals.is_container(layer)
+    holds = layer_kinds.is_container(layer)
     if holds or isinstance(layer, keras.layers.InputLayer):
         return False
     if getattr(layer, "quantization_mode", None) is not None:

@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 
 from tfmp._core import custom_gradients
+from tfmp._keras import layer_parts
 
 FUNCTION = tf.types.experimental.PolymorphicFunction
 OF_LIBRARIES = ("keras", "keras_hub", "keras_rs", "tensorflow", "tfmp")
@@ -43,7 +44,7 @@ def holders(layers: Iterable[keras.Layer]) -> list[keras.Model]:
         for each in gc.get_objects()
         if issubclass(type(each), keras.Model)
         and _keeps_programs(each)
-        and any(id(layer) in changed for layer in each._flatten_layers())
+        and any(id(layer) in changed for layer in layer_parts.every_layer(each))
     ]
 
 
@@ -68,7 +69,7 @@ def warn_of_stale(layers: Iterable[keras.Layer]) -> None:
             warnings.warn(_said(each), RuntimeWarning, stacklevel=4)
 
 
-def _keeps_programs(model: Any) -> bool:
+def _keeps_programs(model: keras.Model) -> bool:
     own = vars(model)
     return bool(own.get("optimizer") or _functions(model)) and "_layers" in own
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import keras
 
-from tfmp._keras import internals
+from tfmp._keras import layer_parts
 from tfmp.layers import classes
 from tfmp.layers.float8_state import Float8State
 
@@ -41,7 +41,7 @@ def stock_class(layer: keras.Layer) -> type:
 
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     """Returns the sublayers, but for FP8 state."""
-    every = internals.children(layer)
+    every = layer_parts.children(layer)
     return [child for child in every if not isinstance(child, Float8State)]
 
 
@@ -55,6 +55,7 @@ def flatten(layer: keras.Layer, name: str = "") -> dict[str, keras.Layer]:
     seen: set[int] = set()
 
     def visit(layer: keras.Layer, path: str) -> None:
+        """Notes a layer and all below it."""
         if id(layer) in seen:
             return
         seen.add(id(layer))

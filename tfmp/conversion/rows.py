@@ -7,13 +7,12 @@ import dataclasses
 import keras
 
 from tfmp import recipes
-from tfmp._keras import internals
+from tfmp._keras import layer_kinds
 from tfmp.conversion.defaults import ELEMENTWISE, OWN_CODE, PREPARES
 from tfmp.conversion.layer_choice import NOT_CALLED
 from tfmp.conversion.layer_products import Work, not_in_float8
 from tfmp.conversion.records import record_of, stock_class
-from tfmp.layers.attention import Float8Attention
-from tfmp.layers.contraction import Float8Layer
+from tfmp.layers.layer_recipes import recipe_of_products
 
 OWN_PRODUCTS = "products in code of its own, not in FP8"
 UNSEEN = {ELEMENTWISE.reason, OWN_CODE.reason}  # said without a call
@@ -72,7 +71,7 @@ class Row:
 
 def row_of(path: str, layer: keras.Layer, work: Work) -> Row:
     """Returns the line of a layer, with the products that it has."""
-    recipe = _recipe(layer)
+    recipe = recipe_of_products(layer)
     record = record_of(layer)
     emulates = recipe is not None and recipe.emulates
     lost = not_in_float8(layer) if recipe and not emulates else {}
@@ -80,7 +79,7 @@ def row_of(path: str, layer: keras.Layer, work: Work) -> Row:
     reasons += [f"{recipe}: {EMULATED}"] if emulates else []
     if layer.quantization_mode is not None:
         reasons = [f"Keras has quantized it: {layer.quantization_mode}"]
-    if internals.is_preprocessing(layer):
+    if layer_kinds.is_preprocessing(layer):
         reasons = [PREPARES.reason]
     if work.own_code and work.products and set(reasons) <= UNSEEN:
         reasons = [OWN_PRODUCTS]
@@ -104,7 +103,7 @@ def row_of(path: str, layer: keras.Layer, work: Work) -> Row:
 
 def precision_of(layer: keras.Layer) -> str:
     """Returns what a layer computes in, or will when it is built."""
-    recipe = _recipe(layer)
+    recipe = recipe_of_products(layer)
     if recipe is not None and not layer.built:
         return f"{_named(recipe, '')} once it is built"
     return str(layer.compute_dtype)
@@ -115,15 +114,6 @@ def _named(recipe: recipes.Recipe | None, dtype: str) -> str:
     if recipe is None:
         return dtype
     return "emulated" if recipe.emulates else "float8"
-
-
-def _recipe(layer: keras.Layer) -> recipes.Recipe | None:
-    """Returns the recipe of a layer's own products, None without."""
-    if isinstance(layer, Float8Layer):
-        return layer.recipe
-    if isinstance(layer, Float8Attention) and layer.recipe is not None:
-        return layer.recipe if layer.recipe.attention else None
-    return None
 
 
 def _runs(

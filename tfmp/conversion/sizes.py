@@ -59,6 +59,7 @@ def specs_of(inputs: Any, sizes: Sizes) -> Any:
     """
 
     def spec(leaf: Any) -> tf.TensorSpec:
+        """Returns the spec of one array, without open lengths."""
         if not isinstance(leaf, tf.TensorSpec):
             leaf = _array(leaf)
         if leaf.shape.rank is None:

@@ -23,14 +23,21 @@ from typing import Any
 import keras
 
 from tfmp import policies
-from tfmp._keras import internals, layer_calls
+from tfmp._keras import (
+    call_context,
+    class_and_policy,
+    global_notes,
+    layer_builds,
+    layer_calls,
+    layer_kinds,
+)
 from tfmp.conversion import input_casts
 from tfmp.conversion.defaults import DEFAULTS, PRODUCT, default_of
 from tfmp.conversion.layer_choice import Choice, choice
 from tfmp.conversion.plan import Conversion
 from tfmp.conversion.records import flatten, record_of
 from tfmp.conversion.sizes import Sizes
-from tfmp.layers import class_change, classes
+from tfmp.layers import classes
 from tfmp.layers.contraction import Float8Layer
 from tfmp.layers.float32_inside import Float32Inside
 from tfmp.policies.precision_map import PrecisionMap
@@ -68,7 +75,7 @@ class NewLayers:
     def __call__(self, cls: type, *args: Any, **kwargs: Any) -> Any:
         """Makes a layer, as Keras does."""
         layer = self.stock.__func__(cls, *args, **kwargs)
-        internals.after_build(layer, functools.partial(self.built, layer))
+        layer_builds.after_build(layer, functools.partial(self.built, layer))
         if kwargs.get("dtype") is None and _may_be_float32(cls):
             made = functools.partial(self.made, layer)
             layer_calls.after_init(layer, made)
@@ -82,32 +89,31 @@ class NewLayers:
             return
         if default_of(layer, policy.compute_dtype).precision != "float32":
             return
-        internals.set_policy(layer, policies.Policy("float32"))
-        kinds: Any = (Float32Inside, type(layer))
-        layer.__class__ = class_change.combined(*kinds)
+        inside = class_and_policy.extended(layer, Float32Inside)
+        class_and_policy.assign(layer, policies.Policy("float32"), inside)
 
     def built(self, layer: keras.Layer) -> None:
         """Converts a layer that was just built, or warns.
 
         One under a policy of Keras' own is left as Keras has it.
         """
-        policy = policies.policy_at(layer.dtype_policy, layer.path)
+        policy = policies.of_layer(layer)
         if not isinstance(policy, policies.Policy):
             return
-        input_casts.keep(layer, layer_calls.is_called_by_user(layer))
-        recipe = policies.recipe_at(layer.dtype_policy, layer.path)
+        input_casts.keep(layer, call_context.is_called_by_user(layer))
+        recipe = policies.recipe_of_layer(layer)
         if recipe is None:
             return
         if self.choice is not None:
             self.convert(layer, self.choice)
-        elif not self.warned and not internals.conversion_is_known():
+        elif not self.warned and not global_notes.conversion_is_known():
             self.warn(layer)
 
     def convert(self, layer: keras.Layer, choice: Choice) -> None:
         """Converts it and what its `build` made, and records what was."""
         path = layer.path or layer.name
         for name, child in reversed(flatten(layer, path).items()):
-            recipe = policies.recipe_at(child.dtype_policy, child.path)
+            recipe = policies.recipe_of_layer(child)
             if record_of(child) is None and recipe is not None:
                 self.convert_one(child, name, choice)
 
@@ -117,8 +123,8 @@ class NewLayers:
         """Converts a layer that tfmp has a class for, or that holds some."""
         below = list(flatten(layer).values())[1:]
         if classes.ours_for(type(layer)) or any(map(record_of, below)):
-            policy = policies.policy_at(layer.dtype_policy, layer.path)
-            plan = Conversion(PrecisionMap(default=policy), choice, {})
+            policy = policies.of_layer(layer)
+            plan = Conversion(PrecisionMap(default=policy), choice)
             plan.convert_one(layer, path, None)
             self.tell(layer)
 
@@ -129,7 +135,7 @@ class NewLayers:
 
     def tell(self, layer: keras.Layer) -> None:
         """Says once that a layer stays as it is, and why."""
-        low = policies.recipe_at(layer.dtype_policy, layer.path)
+        low = policies.recipe_of_layer(layer)
         if default_of(layer) is PRODUCT and not low and not self.warned:
             self.say(STAYS, layer)
 
@@ -208,4 +214,4 @@ def _may_be_float32(cls: type) -> bool:
     kinds = [c for c, each in DEFAULTS.items() if each.precision == "float32"]
     some = (keras.layers.Activation, keras.layers.UpSampling2D)
     known = issubclass(cls, (*kinds, *some))
-    return known or internals.is_preprocessing_class(cls)
+    return known or layer_kinds.is_preprocessing_class(cls)

@@ -28,8 +28,9 @@ import keras
 import tensorflow as tf
 
 from tfmp._keras import (
-    internals,
+    global_notes,
     layer_calls,
+    layer_parts,
     symbolic_calls,
     training_pass,
 )
@@ -122,7 +123,7 @@ def _called(
         args, kwargs = [keras.tree.map_structure(_symbol, given)], {}
     recorder = _Recorder(sizes)
     with (
-        _unchanged(list(model._flatten_layers())),
+        _unchanged(layer_parts.every_layer(model)),
         symbolic_calls.as_stock(),
         symbolic_calls.without_functions(),
         recorder.watching(flatten(model)),
@@ -205,6 +206,7 @@ class _Recorder:
 
         @functools.wraps(call)
         def noted(*args: Any, **kwargs: Any) -> Any:
+            """Calls, and notes what it is called on."""
             if threading.get_ident() != self._thread:
                 return call(*args, **kwargs)
             given = parameters.bind(*args, **kwargs).arguments
@@ -263,7 +265,7 @@ def _shapes(given: Any) -> tuple[tuple[int | None, ...], ...]:
 @contextlib.contextmanager
 def _unchanged(layers: list[keras.Layer]) -> Iterator[None]:
     with (
-        internals.seed_kept(),
+        global_notes.seed_kept(),
         training_pass.losses_kept(layers),
         symbolic_calls.as_they_were(layers),
         warnings.catch_warnings(),

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp._keras import internals
+from tfmp._keras import compile_arguments
 from tfmp.conversion import programs
 from tfmp.conversion.records import flatten
 from tfmp.layers.float8_state import states_of
@@ -24,7 +24,7 @@ SCALED = (
 )
 
 
-def follow(model: Any) -> list[str]:
+def follow(model: keras.Model) -> list[str]:
     """Tells optimizers of the FP8 state, and has programs traced again.
 
     Those of the model, and of all others that hold one of its layers.
@@ -45,7 +45,7 @@ def follow(model: Any) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _follow_optimizer(model: Any) -> list[str]:
+def _follow_optimizer(model: keras.Model) -> list[str]:
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         return []
@@ -62,7 +62,7 @@ def _follow_optimizer(model: Any) -> list[str]:
     return []
 
 
-def _bounded(optimizer: Any) -> dict[str, Any]:
+def _bounded(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
     """Returns the arguments of an optimizer of tfmp in place of Keras'."""
     scale = float(tf.convert_to_tensor(optimizer.dynamic_scale))
     return {
@@ -72,24 +72,24 @@ def _bounded(optimizer: Any) -> dict[str, Any]:
     }
 
 
-def _replace(model: Any, arguments: dict[str, Any]) -> None:
+def _replace(model: keras.Model, arguments: dict[str, Any]) -> None:
     """Gives a model an optimizer of tfmp that scales the loss."""
     with model.distribute_strategy.scope():
         optimizer = LossScaleOptimizer(**arguments)
         if optimizer.inner_optimizer.built:
             optimizer.build(model.trainable_variables)
     model.optimizer = optimizer
-    internals.remember_compiled(model, optimizer=optimizer)
+    compile_arguments.remember(model, optimizer=optimizer)
 
 
-def _lacks_loss_scale(model: Any) -> bool:
-    asked = (internals.compile_arguments(model) or {}).get("auto_scale_loss")
+def _lacks_loss_scale(model: keras.Model) -> bool:
+    asked = (compile_arguments.given(model) or {}).get("auto_scale_loss")
     if asked is False or automatic.scaling(model.optimizer):
         return False
     return automatic.needs_loss_scale(model)
 
 
-def retrace(model: Any) -> None:
+def retrace(model: keras.Model) -> None:
     """Has programs traced again, of all models that hold a layer of one."""
     for each in programs.holders(flatten(model).values()):
         with each.distribute_strategy.scope():

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmp._keras import internals
+from tfmp._keras import call_context
 
 DATA = ("input data", "label", "sample weight")
 Named = Iterable[tuple[str, Any]]
@@ -208,7 +208,7 @@ class Search:
 def _floating(tensor: Any) -> tf.Tensor | None:
     """Returns a tensor's values in a dtype that can be looked at."""
     if isinstance(tensor, keras.Variable):
-        with internals.uncast():
+        with call_context.uncast():
             tensor = tensor.value
     elif isinstance(tensor, tf.RaggedTensor):
         tensor = tensor.flat_values

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import keras
 
-from tfmp._keras import internals, training_pass
+from tfmp._keras import global_notes, training_pass
 from tfmp._keras.kept_values import KeptValues
 from tfmp.conversion.records import flatten
 
@@ -20,7 +20,7 @@ def kept(model: keras.Model) -> Iterator[None]:
     global random numbers, and the losses that its layers added.
     """
     layers = flatten(model).values()
-    with training_pass.losses_kept(layers), internals.seed_kept() as seed:
+    with training_pass.losses_kept(layers), global_notes.seed_kept() as seed:
         every = [*_variables(model), *([seed] if seed is not None else [])]
         values = KeptValues(model, every)
         try:

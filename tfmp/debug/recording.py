@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from tfmp._core.observations import SINCE
-from tfmp._keras import internals, training_pass
+from tfmp._keras import layer_parts, training_pass
 from tfmp.conversion.records import flatten
 from tfmp.debug.findings import Search
 from tfmp.layers.float8_state import Float8State, states_of
@@ -74,6 +74,7 @@ class Recorder:
     ) -> Callable[..., Any]:
         @functools.wraps(call)
         def watched(*args: Any, **kwargs: Any) -> Any:
+            """Calls, and records what goes in and comes out."""
             # A gradient may compute a layer again (`tf.recompute_grad`).
             if not self._recording or not tf.executing_eagerly():
                 return call(*args, **kwargs)
@@ -178,8 +179,8 @@ def named(structure: Any) -> Tensors:
 
 def weights(layer: keras.Layer) -> Tensors:
     """Returns the variables that a layer trains or could."""
-    fixed = {id(variable) for variable in internals.statistics(layer)}
-    every = internals.own_weights(layer)
+    fixed = {id(variable) for variable in layer_parts.statistics(layer)}
+    every = layer_parts.own_weights(layer)
     return [(v.path, v) for v in every if id(v) not in fixed]
 
 
@@ -187,12 +188,12 @@ def statistics(layer: keras.Layer) -> Tensors:
     """Returns variables that no gradient changes, such as averages."""
     if isinstance(layer, Float8State):  # of which a product takes no infinity
         return []
-    return [(v.path, v) for v in internals.statistics(layer)]
+    return [(v.path, v) for v in layer_parts.statistics(layer)]
 
 
 def observed(layer: keras.Layer) -> Tensors:
     """Returns the FP8 state of a layer, with what a pass has observed."""
-    states = states_of(internals.own_weights(layer))
+    states = states_of(layer_parts.own_weights(layer))
     return [
         (s.variable.path, tf.convert_to_tensor(s.variable)[SINCE])
         for s in states

@@ -9,9 +9,9 @@ import keras
 import tensorflow as tf
 
 from tfmp import ops, policies, recipes
-from tfmp._keras import internals
+from tfmp._keras import class_and_policy, global_notes, layer_parts
 from tfmp._support import checks
-from tfmp.layers import class_change, softmax
+from tfmp.layers import softmax
 from tfmp.layers.dense import EinsumDense
 from tfmp.layers.policy_mixin import Policied
 from tfmp.layers.probe_mixin import Measured
@@ -37,7 +37,7 @@ class Float8Attention(Policied, Measured, Base):
     @property
     def recipe(self) -> recipes.Recipe | None:
         """The recipe that the layer's policy has, None if it has none."""
-        return policies.recipe_at(self.dtype_policy, self.path)
+        return policies.recipe_of_layer(self)
 
     def build(
         self, query_shape: Any, value_shape: Any, key_shape: Any = None
@@ -52,7 +52,7 @@ class Float8Attention(Policied, Measured, Base):
         checks.shape("value_shape", value_shape, 3)
         if key_shape is not None:
             checks.shape("key_shape", key_shape, 3)
-        with internals.converting_children():
+        with global_notes.converting_children():
             super().build(query_shape, value_shape, key_shape)
         self.update_float8()
 
@@ -71,13 +71,13 @@ class Float8Attention(Policied, Measured, Base):
                 "two products on FP8 operands. Received: flash_attention="
                 f"{self._flash_attention!r}, recipe={recipe!r}"
             )
-        for child in internals.children(self):
+        for child in layer_parts.children(self):
             if isinstance(child, keras.layers.EinsumDense):
                 # In a layer that was frozen before `build`, it is not yet.
                 child.trainable = child.trainable and self.trainable
                 policy = policies.in_projections(child.dtype_policy, child.path)
-                internals.set_policy(child, policy)
-                class_change.swap(child, EinsumDense)
+                cls = class_and_policy.extended(child, EinsumDense)
+                class_and_policy.become(child, policy, cls)
 
     def float8_operators(self) -> dict[str, recipes.Recipe]:
         """Returns the recipe of scores and of values, if they are in FP8."""
@@ -132,8 +132,8 @@ class Float8Attention(Policied, Measured, Base):
         recipe = self.float8_operators().get(name)
         if recipe is None:
             return keras.ops.einsum(equation, lhs, rhs)
-        probe = self.float8_probe(name, training)
-        return ops.einsum(equation, lhs, rhs, recipe=recipe, probe=probe)
+        run = ops.Pass(probe=self.float8_probe(name, training))
+        return ops.einsum(equation, lhs, rhs, recipe=recipe, amax=run)
 
 
 def _equations(values: str) -> tuple[str, str, int]:

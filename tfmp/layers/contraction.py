@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfmp import ops, policies, recipes
-from tfmp._keras import internals
+from tfmp._keras import call_context, layer_parts
 from tfmp._support import checks
 from tfmp.layers.float8_state import Float8State
 from tfmp.layers.policy_mixin import Policied
@@ -32,7 +32,7 @@ class Float8Layer(Policied, Quantizable, Measured, Base):
     @property
     def recipe(self) -> recipes.Recipe | None:
         """The recipe that the layer's policy has, None if it has none."""
-        return policies.recipe_at(self.dtype_policy, self.path)
+        return policies.recipe_of_layer(self)
 
     @property
     def amax(self) -> Any:
@@ -70,19 +70,19 @@ class Float8Layer(Policied, Quantizable, Measured, Base):
         elif recipe is not None:
             parent = (self.path or self.name).rpartition("/")[0]
             with (
-                internals.unlocked(self),
+                layer_parts.unlocked(self),
                 keras.name_scope(self.name, override_parent=parent),
             ):
                 self.float8 = Float8State(recipe)
                 self.float8.build()
         if self.float8 is not None:
-            self.float8.belongs_to(internals.own_weights(self))
+            self.float8.belongs_to(layer_parts.own_weights(self))
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
         """As the Keras layer; its new variables belong to the same state."""
         super().enable_lora(*args, **kwargs)
         if self.float8 is not None:
-            self.float8.belongs_to(internals.own_weights(self))
+            self.float8.belongs_to(layer_parts.own_weights(self))
 
     def in_compute_dtype(self, inputs: Any) -> Any:
         """Casts whole numbers, which Keras leaves to its operators.
@@ -97,7 +97,7 @@ class Float8Layer(Policied, Quantizable, Measured, Base):
 
     def uncast_kernel(self) -> Any:
         """Returns the kernel as it is stored, for it is quantized from that."""
-        with internals.uncast():
+        with call_context.uncast():
             return tf.convert_to_tensor(self.kernel)
 
     def float8_options(self, training: bool | None = None) -> dict[str, Any]:
@@ -107,19 +107,24 @@ class Float8Layer(Policied, Quantizable, Measured, Base):
         Statistics are of training steps.
         """
         if training is None:
-            training = internals.training_of_call()
-        return {
-            "recipe": self.float8_operators().get(""),
-            "amax": self._begin_pass(training),
-            "training": training is not None and training is not False,
-            "probe": self.float8_probe("", training),
-        }
+            training = call_context.training_of_call()
+        amax, take_in = self._begin_pass(training)
+        run = ops.Pass(
+            amax=amax,
+            training=training is not None and training is not False,
+            probe=self.float8_probe("", training),
+            take_in=take_in,
+        )
+        return {"recipe": self.float8_operators().get(""), "amax": run}
 
-    def _begin_pass(self, training: bool | None) -> Any:
-        """Returns what is assumed; observed unless `training=False`."""
+    def _begin_pass(self, training: bool | None) -> tuple[Any, Any]:
+        """Returns what is assumed, and what takes in what is observed."""
         if not self._is_observed:
-            return None
-        return self.amax if training is False else self.float8.begin_pass()
+            return None, None
+        if training is False:
+            return self.amax, None
+        amax, take_in = self.float8.begin_pass()
+        return amax, take_in
 
     def float8_operators(self) -> dict[str, recipes.Recipe]:
         """Returns the recipe that the layer's one product runs by."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from tfmp._keras import layer_calls
+from tfmp._keras import call_context, layer_calls
 
 if TYPE_CHECKING:
     from keras.layers import Layer as Base
@@ -39,7 +39,7 @@ class Float32Inside(Base):
 
 def _as_around(layer: keras.Layer, outputs: Any) -> Any:
     """Casts what a layer gives to what is usual around it."""
-    caller = layer_calls.caller(layer)
+    caller = call_context.caller(layer)
     if caller is None or layer_calls.is_plain_graph(caller):
         return outputs
     if not _is_narrow(caller.compute_dtype):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from tfmp import policies
-from tfmp._keras import internals, policy_callers
+from tfmp._keras import class_and_policy, layer_parts, policy_callers
 
 if TYPE_CHECKING:
     from keras.layers import Layer as Base
@@ -50,7 +50,7 @@ class Quantizable(Base):
         if stock.quantize is keras.Layer.quantize:  # which says so
             return
         kind = type(self)
-        policy = policies.policy_at(self.dtype_policy, self.path)
+        policy = policies.of_layer(self)
         recipe = policies.recipe_of(policy)
         if not kind.__module__.startswith("tfmp."):
             if recipe is None:  # Keras' own `quantize` decides
@@ -61,10 +61,9 @@ class Quantizable(Base):
         if recipe is not None:
             policy = keras.DTypePolicy(policy_callers.keras_name(policy))
         if self.float8 is not None:
-            self.float8.leave(internals.own_weights(self))
-            internals.remove_child(self, "float8")
-        self.__class__ = stock
-        internals.set_policy(self, policy)
+            self.float8.leave(layer_parts.own_weights(self))
+        class_and_policy.drop_float8(self)
+        class_and_policy.assign(self, policy, stock)
 
 
 def _keras_class(cls: type) -> type[keras.Layer]:

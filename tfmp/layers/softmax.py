@@ -43,6 +43,7 @@ def attention_weights(
 
     @custom_gradients.custom_gradient
     def run(logits: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+        """Returns the weights, in 16 bits."""
         wide = tf.cast(logits, tf.float32) * factor
         if allowed is not None:
             wide = tf.where(allowed, wide, wide.dtype.min)
@@ -52,6 +53,7 @@ def attention_weights(
         kept = stablehlo.fence(tf.cast(weights, logits.dtype))
 
         def grad(upstream: tf.Tensor) -> tf.Tensor:
+            """Returns the gradient of the logits, from the kept weights."""
             w = tf.cast(kept, tf.float32)
             dw = tf.cast(upstream, tf.float32)
             total = tf.reduce_sum(w * dw, over, keepdims=True)

@@ -9,8 +9,7 @@ import tensorflow as tf
 
 from tfmp._core import float8_passes, lengths
 from tfmp._core.convolutions import Convolution
-from tfmp._support import checks
-from tfmp.ops import geometry, operand_arguments
+from tfmp.ops import geometry, operand_arguments, passes
 
 
 def conv(
@@ -23,8 +22,6 @@ def conv(
     *,
     recipe: Any = None,
     amax: Any = None,
-    training: bool = True,
-    probe: Any = None,
 ) -> tf.Tensor:
     """Convolves on FP8 operands, with FP8 gradients; 1, 2 or 3 dimensions.
 
@@ -53,8 +50,6 @@ def conv(
         dilation_rate: like `strides`; above 1 only if these are 1.
         recipe: see `einsum`; its roles become E4M3.
         amax: see `einsum`.
-        training: see `einsum`.
-        probe: see `einsum`.
 
     Returns:
         Tensor of the dtype of `inputs`.
@@ -71,14 +66,21 @@ def conv(
     >>> y.shape.as_list(), float(y[0, 4, 4, 0])
     ([2, 8, 8, 4], 36.0)
     """
-    recipe = operand_arguments.recipe(recipe, amax).in_one_format()
+    run = passes.of(amax)
+    recipe = passes.recipe_of(run, recipe).in_one_format()
     inputs = operand_arguments.operand("inputs", inputs)
     kernel = operand_arguments.operand("kernel", kernel)
     if data_format is None:
         data_format = keras.config.image_data_format()
-    how = (strides, padding, data_format, dilation_rate)
     shape = kernel.shape.as_list()
-    convolution = geometry.convolution(inputs.shape.as_list(), shape, *how)
+    convolution = geometry.convolution(
+        inputs.shape.as_list(),
+        shape,
+        strides=strides,
+        padding=padding,
+        data_format=data_format,
+        dilation_rate=dilation_rate,
+    )
     what: float8_passes.Bilinear = convolution
     wide: tuple[str, ...] = ()
     at = 2 if convolution.channels_first else 1
@@ -91,16 +93,15 @@ def conv(
         spatial = inputs.shape[at : at + len(convolution.kernel_size)]
         reasons = convolution.float8_products(spatial.as_list())
         wide = tuple(name for name, reason in reasons.items() if reason)
-    assumed, take_in = operand_arguments.amax(amax)
     return lengths.contract(
         what,
         inputs,
         kernel,
         recipe.keep_high_precision(() if recipe.emulates else wide),
-        assumed,
-        checks.boolean("training", training),
-        operand_arguments.probe(probe, recipe),
-        take_in,
+        amax=run.assumed,
+        training=run.training,
+        probe=run.probe,
+        take_in=run.take_in,
     )
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfmp._core import equations, lengths
 from tfmp._support import checks
-from tfmp.ops import broadcasting, operand_arguments
+from tfmp.ops import broadcasting, operand_arguments, passes
 
 
 def einsum(
@@ -18,8 +18,6 @@ def einsum(
     *,
     recipe: Any = None,
     amax: Any = None,
-    training: bool = True,
-    probe: Any = None,
 ) -> tf.Tensor:
     """Contracts two tensors on FP8 operands, with FP8 gradients.
 
@@ -39,12 +37,8 @@ def einsum(
         amax: float32 of shape `[3]`, for delayed scaling: the amax to assume
             for `a`, `b` and the gradient of the result; zero means not
             observed yet: a prior, or for `b` its own.  Its gradient is the
-            amax observed in this step.
-        training: whether `amax` holds for gradients too, and a role not
-            observed yet uses a prior.  If not, gradients are scaled by their
-            own amax, and so are inputs not observed yet.
-        probe: a `tfmp.ops.Probe`, which takes in statistics of what is
-            quantized, or None.
+            amax observed in this step.  Or a `tfmp.ops.Pass`, which also
+            says whether this is training, and takes a probe.
 
     Returns:
         Tensor of the dtype of `a`.
@@ -65,18 +59,18 @@ def einsum(
     """
     a, b = operand_arguments.operand("a", a), operand_arguments.operand("b", b)
     parsed = equations.parse(equation, a.shape.as_list(), b.shape.as_list())
-    recipe = operand_arguments.recipe(recipe, amax)
-    assumed, take_in = operand_arguments.amax(amax)
+    run = passes.of(amax)
+    recipe = passes.recipe_of(run, recipe)
     a, b = broadcasting.broadcast(a, b, parsed.repeat)
     return lengths.contract(
         parsed.contraction,
         _squeeze(a, parsed.lhs_squeeze),
         _squeeze(b, parsed.rhs_squeeze),
         recipe,
-        assumed,
-        checks.boolean("training", training),
-        operand_arguments.probe(probe, recipe),
-        take_in,
+        amax=run.assumed,
+        training=run.training,
+        probe=run.probe,
+        take_in=run.take_in,
     )
 
 
@@ -88,8 +82,6 @@ def matmul(
     transpose_b: bool = False,
     recipe: Any = None,
     amax: Any = None,
-    training: bool = True,
-    probe: Any = None,
 ) -> tf.Tensor:
     """Multiplies matrices on FP8 operands, with FP8 gradients.
 
@@ -106,8 +98,6 @@ def matmul(
         transpose_b: whether `b` does.
         recipe: see `einsum`.
         amax: see `einsum`.
-        training: see `einsum`.
-        probe: see `einsum`.
 
     Returns:
         Tensor of the dtype of `a` and of shape `[..., m, n]`.
@@ -131,8 +121,7 @@ def matmul(
         checks.boolean("transpose_a", transpose_a),
         checks.boolean("transpose_b", transpose_b),
     )
-    how = {"recipe": recipe, "amax": amax, "training": training, "probe": probe}
-    return einsum(equation, a, b, **how)
+    return einsum(equation, a, b, recipe=recipe, amax=amax)
 
 
 def _squeeze(x: tf.Tensor, axes: tuple[int, ...]) -> tf.Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 
 from tfmp import policies
-from tfmp._keras import internals
+from tfmp._keras import compile_arguments, layer_parts
 from tfmp.optimizers.loss_scale import LossScaleOptimizer
 
 
@@ -26,12 +26,7 @@ def needs_loss_scale(model: keras.Layer) -> bool:
     >>> needs_loss_scale(keras.layers.Dense(1, dtype=policies.get("float16")))
     True
     """
-    layers: dict[int, keras.Layer] = {}
-    _collect(model, layers)
-    found = (
-        policies.policy_at(layer.dtype_policy, layer.path)
-        for layer in layers.values()
-    )
+    found = map(policies.of_layer, layer_parts.every_layer(model))
     return any(
         isinstance(policy, policies.Policy)
         and policy.compute_dtype == "float16"
@@ -39,20 +34,15 @@ def needs_loss_scale(model: keras.Layer) -> bool:
     )
 
 
-def _collect(layer: keras.Layer, found: dict[int, keras.Layer]) -> None:
-    if id(layer) not in found:
-        found[id(layer)] = layer
-        for child in internals.children(layer):
-            _collect(child, found)
-
-
-def scaling(optimizer: Any) -> bool:
+def scaling(optimizer: keras.optimizers.Optimizer) -> bool:
     """Whether an optimizer scales the loss already."""
     wrapped = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     return wrapped or getattr(optimizer, "loss_scale_factor", None) is not None
 
 
-def _follow_compile(model: Any, given: Any, auto_scale_loss: bool) -> None:
+def _follow_compile(
+    model: keras.Model, given: Any, auto_scale_loss: bool
+) -> None:
     """Wraps the optimizer of a model that was just compiled.
 
     Args:
@@ -63,10 +53,10 @@ def _follow_compile(model: Any, given: Any, auto_scale_loss: bool) -> None:
     if model.optimizer is None:
         return
     if not auto_scale_loss:  # also if it is converted to float16 later
-        internals.remember_compiled(model, auto_scale_loss=False)
+        compile_arguments.remember(model, auto_scale_loss=False)
     elif needs_loss_scale(model) and not scaling(given):
         model.optimizer = LossScaleOptimizer(given)
-        internals.remember_compiled(model, optimizer=model.optimizer)
+        compile_arguments.remember(model, optimizer=model.optimizer)
 
 
 def install() -> None:
@@ -77,6 +67,7 @@ def install() -> None:
 
     @functools.wraps(stock)
     def compile(self: Any, *args: Any, **kwargs: Any) -> None:
+        """Compiles, and wraps the optimizer if the model needs it."""
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         # One object for both: a name or a dictionary would give two.

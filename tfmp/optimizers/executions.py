@@ -46,6 +46,7 @@ def install() -> None:
 
     @functools.wraps(stock)
     def make_train_function(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Makes it as Keras does, and looks at it."""
         before = self.train_function
         stock(self, *args, **kwargs)
         if isinstance(self.optimizer, LossScaleOptimizer):

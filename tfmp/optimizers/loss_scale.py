@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp._keras import internals, replicas, step_undo
+from tfmp._keras import optimizer_variables, replicas, step_undo
 from tfmp.optimizers import loss_scale_arguments, lost_updates, saved_state
 from tfmp.optimizers.amax_history import AmaxHistory
 from tfmp.optimizers.as_keras import AsKeras
@@ -28,9 +28,9 @@ class LossScaleOptimizer(AsKeras, MovingScale):
     Dynamic loss scaling (Micikevicius et al., arXiv 1710.03740, section 3.2):
 
         gradients finite:       update; after `growth_steps` such steps
-                                scale = min(scale * growth_factor, max_scale)
+                                scale = min(scale * factors[0], bounds[1])
         otherwise:              skip; from the `hysteresis`-th time on
-                                scale = max(scale * backoff_factor, min_scale)
+                                scale = max(scale * factors[1], bounds[0])
 
     FP8 delayed scaling (Transformer Engine's user guide), for every tfmp layer
     with a recipe that a variable belongs to, all at once: the largest amax
@@ -52,18 +52,18 @@ class LossScaleOptimizer(AsKeras, MovingScale):
             decay, EMA and gradient accumulation are set there.
         initial_scale: the first loss scale, between the bounds.
         growth_steps: finite steps in a row before the scale grows.
-        growth_factor: from 1 + 2**-10 to 2**16.
-        backoff_factor: from 2**-16 to 1 - 2**-10.
-        min_scale: the scale never falls below; at least 2**-24.
-        max_scale: the scale never grows beyond; at most 2**40.
+        factors: of growing, from 1 + 2**-10 to 2**16, and of backing off,
+            from 2**-16 to 1 - 2**-10.
+        bounds: the scale never falls below the first, 2**-24 or more, nor
+            grows beyond the second, 2**40 at most.
         dynamic: if False, the scale stays at `initial_scale`.  bfloat16 and
             `mixed_float8` need no more than `initial_scale=1, dynamic=False`.
         hysteresis: the scale backs off at this many overflows since it last
             grew, or could have, and at every further one; 1 or more.  One bad
             batch then costs no range.  DeepSpeed's default is 2.
-        name: of the optimizer.
-        **kwargs: `dynamic_growth_steps`, Keras' name of `growth_steps`; and
-            what Keras' old files have, if it is the default there.
+        **kwargs: `name`; `dynamic_growth_steps`, Keras' name of
+            `growth_steps`; and what Keras' old files have, if it is the
+            default there.
 
     Attributes:
         dynamic_scale: the loss scale, float32 scalar variable.
@@ -100,26 +100,17 @@ class LossScaleOptimizer(AsKeras, MovingScale):
         inner_optimizer: Any,
         initial_scale: float = 2.0**15,
         growth_steps: int = 2000,
-        growth_factor: float = 2.0,
-        backoff_factor: float = 0.5,
-        min_scale: float = 1.0,
-        max_scale: float = 2.0**24,
+        factors: tuple[float, float] = (2.0, 0.5),
+        bounds: tuple[float, float] = (1.0, 2.0**24),
         dynamic: bool = True,
         hysteresis: int = 1,
-        name: str | None = None,
         **kwargs: Any,
     ) -> None:
         inner_optimizer = loss_scale_arguments.checked_inner(inner_optimizer)
+        name = kwargs.pop("name", None)
         growth_steps = loss_scale_arguments.of_keras(kwargs, growth_steps)
         rule = ScaleRule(
-            initial_scale,
-            growth_steps,
-            growth_factor,
-            backoff_factor,
-            min_scale,
-            max_scale,
-            hysteresis,
-            dynamic,
+            initial_scale, growth_steps, factors, bounds, dynamic, hysteresis
         )
         super().__init__(inner_optimizer, rule, name)
         self.amax_history: Any = None
@@ -168,7 +159,7 @@ class LossScaleOptimizer(AsKeras, MovingScale):
             return
         old, new = self._amax, self._history_of(var_list)
         new.follow(old, float(self.rule.in_use(self.dynamic_scale)))
-        internals.replace_variable(self, old.history, new.history)
+        optimizer_variables.replace_variable(self, old.history, new.history)
         self._amax, self.amax_history = new, new.history
 
     def _history_of(self, var_list: Sequence[keras.Variable]) -> AmaxHistory:
@@ -230,7 +221,9 @@ class LossScaleOptimizer(AsKeras, MovingScale):
         good = tf.reduce_all(tf.math.is_finite(verdict))
         factor = self.count(good, verdict[-1] > 0)
         if self._amax.states:
-            first = internals.starts_accumulation(self.inner_optimizer)
+            first = optimizer_variables.starts_accumulation(
+                self.inner_optimizer
+            )
             self._amax.renew(verdict[:-1], good, factor, first)
         self._before = step_undo.take()
         # Keras branches on the first list; the second only comes along.
@@ -269,4 +262,8 @@ class LossScaleOptimizer(AsKeras, MovingScale):
         """Returns the arguments, the inner optimizer serialised."""
         config = super().get_config()
         del config["dynamic_growth_steps"]
-        return {**config, **dataclasses.asdict(self.rule)}
+        pairs = {
+            "factors": list(self.rule.factors),  # as JSON has them
+            "bounds": list(self.rule.bounds),
+        }
+        return {**config, **dataclasses.asdict(self.rule), **pairs}

@@ -81,7 +81,7 @@ def _check_fits(gradient: Any, variable: Any) -> None:
         )
 
 
-def _as_tensor(gradient: Any, variable: Any) -> Any:
+def _as_tensor(gradient: Any, variable: keras.Variable) -> Any:
     """Returns an array of NumPy, float64 by default, as a tensor."""
     if not isinstance(gradient, np.ndarray):
         return gradient
@@ -92,7 +92,7 @@ def _as_tensor(gradient: Any, variable: Any) -> Any:
     )
 
 
-def _path(variable: Any) -> str:
+def _path(variable: keras.Variable) -> str:
     found: str = getattr(variable, "path", variable.name)
     return found
 

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmp._core import statistics
-from tfmp._keras import internals, replicas
+from tfmp._keras import optimizer_variables, replicas
 
 LOW = ("bfloat16", "float16")
 NOTHING = np.zeros([2], np.float32)
@@ -67,7 +67,7 @@ class UpdateProbe:
             has_one = self._some(gradient) != 0
             same = self._some(variable) == was
             counts += tf.stack([_count(has_one & same), _count(has_one)])
-        updated = internals.starts_accumulation(optimizer)
+        updated = optimizer_variables.starts_accumulation(optimizer)
         self._sums.assign(
             self._sums.read_value() + tf.where(updated, counts, 0.0)
         )

@@ -52,27 +52,25 @@ class ScaleRule:
 
     initial_scale: float
     growth_steps: int
-    growth_factor: float
-    backoff_factor: float
-    min_scale: float
-    max_scale: float
-    hysteresis: int
+    factors: tuple[float, float]
+    bounds: tuple[float, float]
     dynamic: bool
+    hysteresis: int
 
     def __post_init__(self) -> None:
         checks.integer("growth_steps", self.growth_steps, 1, 2**31 - 1)
         checks.integer("hysteresis", self.hysteresis, 1, 2**31 - 1)
         checks.boolean("dynamic", self.dynamic)
-        low = self._number("min_scale", 2.0**-24, 2.0**40)
-        high = self._number("max_scale", low, 2.0**40)
-        self._number("initial_scale", low, high)
-        self._number("growth_factor", 1 + 2.0**-10, 2.0**16)
-        self._number("backoff_factor", 2.0**-16, 1 - 2.0**-10)
-
-    def _number(self, name: str, low: float, high: float) -> float:
-        value = checks.number(name, getattr(self, name), low, high)
-        object.__setattr__(self, name, value)
-        return value
+        lowest, highest = _pair("bounds", self.bounds)
+        low = checks.number("bounds[0]", lowest, 2.0**-24, 2.0**40)
+        high = checks.number("bounds[1]", highest, low, 2.0**40)
+        growth, backoff = _pair("factors", self.factors)
+        growth = checks.number("factors[0]", growth, 1 + 2.0**-10, 2.0**16)
+        backoff = checks.number("factors[1]", backoff, 2.0**-16, 1 - 2.0**-10)
+        first = checks.number("initial_scale", self.initial_scale, low, high)
+        object.__setattr__(self, "bounds", (low, high))
+        object.__setattr__(self, "factors", (growth, backoff))
+        object.__setattr__(self, "initial_scale", first)
 
     def in_use(self, stored: Any) -> tf.Tensor:
         """Returns the scale that a stored one stands for, float32 scalar."""
@@ -82,7 +80,7 @@ class ScaleRule:
         known = tf.where(
             tf.math.is_nan(stored), tf.constant(self.initial_scale), stored
         )
-        return tf.clip_by_value(known, self.min_scale, self.max_scale)
+        return tf.clip_by_value(known, *self.bounds)
 
     def grows(self, good: tf.Tensor, finite_steps: tf.Tensor) -> tf.Tensor:
         """Whether it is time to grow, and to forgive overflows.
@@ -107,7 +105,17 @@ class ScaleRule:
         if not self.dynamic:
             return stored
         scale = self.in_use(stored)
-        larger = tf.minimum(scale * self.growth_factor, self.max_scale)
-        smaller = tf.maximum(scale * self.backoff_factor, self.min_scale)
+        (growth, backoff), (low, high) = self.factors, self.bounds
+        larger = tf.minimum(scale * growth, high)
+        smaller = tf.maximum(scale * backoff, low)
         backs_off = ~good & (overflows + 1 >= self.hysteresis)
         return tf.where(grows, larger, tf.where(backs_off, smaller, scale))
+
+
+def _pair(name: str, value: Any) -> tuple[Any, Any]:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(
+            f"`{name}` must be a pair of numbers. Received: {value!r}"
+        )
+    first, second = value
+    return first, second

@@ -54,7 +54,7 @@ class SkippedSteps:
         self._fit: Any = lambda: None
         self._unseen = 0
 
-    def step_was_skipped(self, optimizer: Any) -> None:
+    def step_was_skipped(self, optimizer: keras.optimizers.Optimizer) -> None:
         """Looks at the counters, in the branch of a step that is skipped."""
         if not tf.executing_eagerly():  # a graph may yet be compiled by XLA
             return
@@ -62,12 +62,14 @@ class SkippedSteps:
         if in_a_row and in_a_row % IN_A_ROW == 0:
             self._look_at(*_reading(optimizer))
 
-    def look(self, optimizer: Any) -> None:
+    def look(self, optimizer: keras.optimizers.Optimizer) -> None:
         """Looks at the counters, from outside of a step."""
         if optimizer.built and (self._ended or not self._said):
             self._look_at(*_reading(optimizer))
 
-    def execution_begins(self, optimizer: Any, fit: Any) -> None:
+    def execution_begins(
+        self, optimizer: keras.optimizers.Optimizer, fit: Any
+    ) -> None:
         """Notes where a training starts.
 
         Args:
@@ -81,7 +83,9 @@ class SkippedSteps:
         if self._start is None:
             self._start = _counts(optimizer)
 
-    def execution_ends(self, optimizer: Any, steps: int) -> None:
+    def execution_ends(
+        self, optimizer: keras.optimizers.Optimizer, steps: int
+    ) -> None:
         """Looks at the counters, if it is time to.
 
         Args:
@@ -93,7 +97,7 @@ class SkippedSteps:
             self._unseen = 0
             self.look(optimizer)
 
-    def fit_ends(self, optimizer: Any) -> None:
+    def fit_ends(self, optimizer: keras.optimizers.Optimizer) -> None:
         """Warns if most steps of the `fit` were skipped."""
         now, before = _counts(optimizer), self._start or Counts()
         skipped, steps = now.skipped - before.skipped, now.steps - before.steps
@@ -173,18 +177,18 @@ def _of_scale(scale: float, rule: ScaleRule) -> str:
         if scale <= 1.0:
             return f"{said}: the cause is another."
         return f"{said}: lower initial_scale, or let it be dynamic."
-    if scale > rule.min_scale:
+    if scale > rule.bounds[0]:
         return (
-            f"The loss scale is {scale:g} and can fall to min_scale="
-            f"{rule.min_scale:g}; a lower initial_scale gets there sooner."
+            f"The loss scale is {scale:g} and can fall to "
+            f"{rule.bounds[0]:g}; a lower initial_scale gets there sooner."
         )
     said = f"The loss scale is {scale:g}, its minimum"
     if scale <= 1.0:
         return f"{said}: the cause is another."
-    return f"{said}: lower min_scale, or look for another cause."
+    return f"{said}: lower bounds[0], or look for another cause."
 
 
-def _reading(optimizer: Any) -> list[tf.Tensor]:
+def _reading(optimizer: keras.optimizers.Optimizer) -> list[tf.Tensor]:
     """Returns the fields of `Counts` as a vector, and the loss scale."""
     inner = optimizer.inner_optimizer
     accumulated = inner.gradient_accumulation_steps or 1
@@ -205,7 +209,7 @@ def _reading(optimizer: Any) -> list[tf.Tensor]:
     ]
 
 
-def _counts(optimizer: Any) -> Counts:
+def _counts(optimizer: keras.optimizers.Optimizer) -> Counts:
     if not optimizer.built:
         return Counts()
     return Counts(*map(int, _reading(optimizer)[0]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -101,12 +100,11 @@ class Policy(keras.DTypePolicy):
         A layer that Keras quantizes gets the policy
         `int8_from_mixed_bfloat16`, of names that Keras knows.
         """
-        frame = inspect.currentframe()
-        caller = frame and frame.f_back
-        if policy_callers.rebuilds(caller):
+        asking = policy_callers.of_name()
+        if asking.rebuilds:
             found: str = keras.dtype_policies.serialize(self)
             return found
-        if policy_callers.quantizes(caller):
+        if asking.quantizes:
             return policy_callers.keras_name(self)
         return self._own_name
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from collections.abc import Collection, Mapping
@@ -11,7 +10,7 @@ from typing import Any
 import keras
 
 from tfmp import recipes
-from tfmp._keras import internals, policy_callers
+from tfmp._keras import class_and_policy, policy_callers
 from tfmp._support import checks, plain_values
 from tfmp._support.policy_names import NAMES
 from tfmp.policies.policy import Policy, get, global_policy, recipe_of
@@ -75,16 +74,15 @@ class PrecisionMap(keras.dtype_policies.DTypePolicyMap):
         A layer that Keras quantizes gets the policy of its path for its own,
         and the name of that: Keras would change this map, for all layers.
         """
-        frame = inspect.currentframe()
-        caller = frame and frame.f_back
-        if caller and policy_callers.quantizes(caller):
-            return self._given_to(caller.f_locals["self"])
+        asking = policy_callers.of_name()
+        if asking.quantizes:
+            return self._given_to(asking.who)
         return f"map_{self.default_policy.name}"
 
     def _given_to(self, asking: Any) -> str:
         policy = self[getattr(asking, "path", None) or ""]
         if isinstance(asking, keras.Layer):
-            internals.set_policy(asking, policy)
+            class_and_policy.assign(asking, policy)
         return policy_callers.keras_name(policy)
 
     def __getitem__(self, path: str) -> keras.DTypePolicy:

@@ -27,11 +27,10 @@ class Emulated(Recipe):
     An infinity is not clipped, as long as the format has one, or NaN.
 
     Args:
-        forward: the format of inputs and kernel: a `tfmp.formats` format, its
-            name or dtype; any whose values float32 has.
-        backward: that of gradients; None is `forward`.
-        inputs, kernel, grads: to set the format of one role; `"BFLOAT16"`
-            leaves a bfloat16 tensor as it is.
+        forward: the format of inputs and kernel, or a pair of them: a
+            `tfmp.formats` format, its name or dtype; any whose values float32
+            has.  `"BFLOAT16"` leaves a bfloat16 tensor as it is.
+        backward: that of gradients; None is that of inputs.
         rounding: of inputs and kernel: `"nearest"`, `"toward_zero"` or
             `"stochastic"`.
         backward_rounding: of gradients.
@@ -59,9 +58,6 @@ class Emulated(Recipe):
 
     forward: Any
     backward: Any = None
-    inputs: Any = None
-    kernel: Any = None
-    grads: Any = None
     rounding: str = "nearest"
     backward_rounding: str = "nearest"
     high_precision: tuple[str, ...] = ()
@@ -72,13 +68,11 @@ class Emulated(Recipe):
     emulates = True
 
     def __post_init__(self) -> None:
-        self._set("forward", _known("forward", self.forward))
-        backward = _or(self.backward, self.forward)
-        self._set("backward", _known("backward", backward))
-        usual = self.usual_formats()
-        for role in ROLES:
-            given = _or(getattr(self, role), usual[role])
-            self._set(role, _known(role, given))
+        self._set("forward", _forward(self.forward))
+        if self.backward is not None:
+            backward = _known("backward", self.backward)
+            same = backward == self.inputs
+            self._set("backward", None if same else backward)
         for name in ("rounding", "backward_rounding"):
             checks.choice(name, getattr(self, name), formats.ROUNDINGS)
         for name in ("high_precision", "high_precision_projections"):
@@ -89,10 +83,24 @@ class Emulated(Recipe):
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    def usual_formats(self) -> dict[str, Any]:
-        """Returns what each field of a format is if it is not given."""
-        forward = dict.fromkeys(("backward", "inputs", "kernel"), self.forward)
-        return forward | {"grads": self.backward}
+    @property
+    def inputs(self) -> Any:
+        """The format of inputs, by name if it is known."""
+        return self.forward[0] if self._is_pair else self.forward
+
+    @property
+    def kernel(self) -> Any:
+        """The format of the kernel, by name if it is known."""
+        return self.forward[1] if self._is_pair else self.forward
+
+    @property
+    def grads(self) -> Any:
+        """The format of gradients, by name if it is known."""
+        return self.inputs if self.backward is None else self.backward
+
+    @property
+    def _is_pair(self) -> bool:
+        return isinstance(self.forward, tuple)
 
     def rounding_of(self, role: str) -> str:
         """Returns how the values of a role are rounded."""
@@ -104,8 +112,19 @@ class Emulated(Recipe):
         return f"emulated {', '.join(names)}"
 
 
-def _or(value: Any, otherwise: Any) -> Any:
-    return otherwise if value is None else value
+def _forward(given: Any) -> Any:
+    """Returns one format for both roles, or a pair."""
+    if not isinstance(given, tuple | list):
+        return _known("forward", given)
+    if len(given) != 2:
+        raise ValueError(
+            "`forward` must be a format, or two: of inputs and kernel. "
+            f"Received: {given!r}"
+        )
+    inputs, kernel = (
+        _known(f"forward[{at}]", each) for at, each in enumerate(given)
+    )
+    return inputs if inputs == kernel else (inputs, kernel)
 
 
 def _known(name: str, value: Any) -> Any:

@@ -10,15 +10,31 @@ from tfmp._support import checks
 from tfmp.recipes.recipe import OPERANDS, PRODUCTS, ROLES, Recipe
 
 FP8_FORMATS = {
-    "HYBRID": {"inputs": "E4M3", "kernel": "E4M3", "grads": "E5M2"},
-    "E4M3": {"inputs": "E4M3", "kernel": "E4M3", "grads": "E4M3"},
+    "HYBRID": ("E4M3", "E4M3", "E5M2"),
+    "E4M3": ("E4M3", "E4M3", "E4M3"),
 }
 
 
-def _float8_name(role: str, name: object) -> str:
-    allowed = tuple(f.name for f in formats.FLOAT8)
-    text = name.name if isinstance(name, formats.Format) else name
-    return checks.choice(role, text, allowed)
+def _known(given: Any) -> Any:
+    """Returns `fp8_format` by its name if it has one, else as three names."""
+    if not isinstance(given, tuple | list):
+        return checks.choice("fp8_format", given, tuple(FP8_FORMATS))
+    if len(given) != len(ROLES):
+        raise ValueError(
+            f"`fp8_format` must be one of {tuple(FP8_FORMATS)}, or three "
+            f"formats: of inputs, kernel and grads. Received: {given!r}"
+        )
+    names = tuple(format.name for format in formats.FLOAT8)
+    found = tuple(
+        checks.choice(f"fp8_format[{at}]", _name(each), names)
+        for at, each in enumerate(given)
+    )
+    known: dict[Any, str] = {roles: name for name, roles in FP8_FORMATS.items()}
+    return known.get(found, found)
+
+
+def _name(given: Any) -> Any:
+    return given.name if isinstance(given, formats.Format) else given
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -30,9 +46,8 @@ class Float8Recipe(Recipe):
             the assumed amax: `scale = 2**-margin * max / amax`.  An integer
             from 0 to 16.
         fp8_format: `"HYBRID"` (E4M3 forward, E5M2 for gradients) or `"E4M3"`
-            for all; arXiv 2209.05433, section 3.
-        inputs, kernel, grads: `"E4M3"` or `"E5M2"`, to set the format of one
-            role; None takes it from `fp8_format`.
+            for all; arXiv 2209.05433, section 3.  Or three of `"E4M3"` and
+            `"E5M2"`: the formats of inputs, kernel and gradients.
         high_precision: the products that stay in the compute dtype: any of
             `"output"`, `"input_grad"`, `"kernel_grad"`.
         high_precision_projections: those that do so besides in attention's
@@ -52,10 +67,7 @@ class Float8Recipe(Recipe):
     """
 
     margin: int = 0
-    fp8_format: str = "HYBRID"
-    inputs: str | None = None
-    kernel: str | None = None
-    grads: str | None = None
+    fp8_format: str | tuple[str, str, str] = "HYBRID"
     high_precision: tuple[str, ...] = ()
     attention: bool = False
     high_precision_projections: tuple[str, ...] = ()
@@ -64,25 +76,41 @@ class Float8Recipe(Recipe):
 
     def __post_init__(self) -> None:
         checks.integer("margin", self.margin, 0, 16)
-        checks.choice("fp8_format", self.fp8_format, tuple(FP8_FORMATS))
-        for role, default in FP8_FORMATS[self.fp8_format].items():
-            name = (
-                default if getattr(self, role) is None else getattr(self, role)
-            )
-            object.__setattr__(self, role, _float8_name(role, name))
+        object.__setattr__(self, "fp8_format", _known(self.fp8_format))
         for name in ("high_precision", "high_precision_projections"):
             products = checks.names(name, getattr(self, name), PRODUCTS)
             object.__setattr__(self, name, products)
         checks.boolean("attention", self.attention)
         self._check_operands()
 
+    @property
+    def inputs(self) -> str:
+        """The name of the format of inputs."""
+        return self._formats[0]
+
+    @property
+    def kernel(self) -> str:
+        """The name of the format of the kernel."""
+        return self._formats[1]
+
+    @property
+    def grads(self) -> str:
+        """The name of the format of gradients."""
+        return self._formats[2]
+
+    @property
+    def _formats(self) -> tuple[str, str, str]:
+        if isinstance(self.fp8_format, str):
+            return FP8_FORMATS[self.fp8_format]
+        return self.fp8_format
+
     def _check_operands(self) -> None:
         for product, (first, second) in OPERANDS.items():
             both = {getattr(self, first), getattr(self, second)}
             if self.in_float8(product) and both == {"E5M2"}:
                 raise ValueError(
-                    f"`{first}` and `{second}` must not both be 'E5M2': the "
-                    f"product '{product}' has no FP8 kernel for that. Use "
+                    f"`fp8_format` must not have 'E5M2' for both `{first}` and "
+                    f"`{second}`: '{product}' has no FP8 kernel for that. Use "
                     "'E4M3' for one of them, or keep the product in the "
                     f"compute dtype: high_precision=('{product}',). "
                     f"Received: {first}='E5M2', {second}='E5M2'"
@@ -92,19 +120,13 @@ class Float8Recipe(Recipe):
         """Returns the `Format` of `"inputs"`, `"kernel"` or `"grads"`."""
         return formats.get_plain(super().format(role))
 
-    def usual_formats(self) -> dict[str, str]:
-        """Returns what `fp8_format` says of each role."""
-        return FP8_FORMATS[self.fp8_format]
-
     def in_one_format(self) -> Recipe:
         """Returns the same recipe with E4M3 for every role.
 
         A convolution takes operands of one format, and of two only E4M3 is
         precise enough for the forward product.
         """
-        return dataclasses.replace(
-            self, fp8_format="E4M3", inputs=None, kernel=None, grads=None
-        )
+        return dataclasses.replace(self, fp8_format="E4M3")
 
     def as_current(self) -> CurrentScaling:
         """Returns the same formats and products with current scaling."""
@@ -131,7 +153,7 @@ class DelayedScaling(Float8Recipe):
     guide; the defaults are those of its examples.
 
     Args:
-        margin, fp8_format, inputs, kernel, grads: see `Float8Recipe`.
+        margin, fp8_format: see `Float8Recipe`.
         high_precision, high_precision_projections, attention: the same.
         amax_history_len: length of the window, in steps, from 1 to 4096.
         amax_compute_algo: `"max"` of the window, or `"most_recent"`.
@@ -168,7 +190,7 @@ class CurrentScaling(Float8Recipe):
         scale = 2**floor(log2(max / max(abs(x)))) * 2**-margin
 
     Args:
-        margin, fp8_format, inputs, kernel, grads: see `Float8Recipe`.
+        margin, fp8_format: see `Float8Recipe`.
         high_precision, high_precision_projections, attention: the same.
 
     >>> CurrentScaling(fp8_format="E4M3").grads

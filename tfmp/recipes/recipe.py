@@ -49,10 +49,6 @@ class Recipe:
         """Returns the format of `"inputs"`, `"kernel"` or `"grads"`."""
         return formats.get(getattr(self, checks.choice("role", role, ROLES)))
 
-    def usual_formats(self) -> dict[str, Any]:
-        """Returns the formats of roles that were not given one of their own."""
-        return {}
-
     def is_delayed(self, role: str) -> bool:
         """Whether the role's scale comes from earlier steps."""
         return checks.choice("role", role, ROLES) not in self.current
@@ -130,11 +126,10 @@ class Recipe:
         return cls(**config)
 
     def __repr__(self) -> str:
-        usual = self.usual_formats()
         shown = [
             f"{f.name}={getattr(self, f.name)!r}"
             for f in dataclasses.fields(type(self))
-            if getattr(self, f.name) != usual.get(f.name, f.default)
+            if getattr(self, f.name) != f.default
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
 
@@ -142,4 +137,6 @@ class Recipe:
 def _plain(value: Any) -> Any:
     if isinstance(value, formats.Format | formats.BlockFormat):
         return formats.serialize(value)
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return value

@@ -110,7 +110,12 @@ def read(log_dir: Any) -> Run:
     tensors = tuple(dict.fromkeys(filter(None, map(_tensor, series))))
     steps, seconds = np.array(table.steps), np.array(table.seconds)
     return Run(
-        *(folder, about, steps, seconds, series, tensors),
+        folder=folder,
+        about=about,
+        steps=steps,
+        seconds=seconds,
+        series=series,
+        tensors=tensors,
         histograms=table.histograms,
         said=tuple(table.said),
         changes=tuple(change for _, change in table.changes),
