@@ -31,13 +31,17 @@ CPUINFO_KEYS = ("flags", "Features")  # of x86 and of ARM
 CPU_FEATURES = (*BFLOAT16_FEATURES, "amx_fp16", "avx512_fp16")
 
 LOSS_SCALE = "float16 needs a loss scale: tfmp.optimizers.LossScaleOptimizer."
+FLOAT8_ON_CPU = (
+    "a CPU multiplies FP8 operands as bfloat16: the numbers are those of FP8, "
+    "the time says nothing about a GPU's"
+)
 CPU_BFLOAT16 = (
     "no GPU or TPU that TensorFlow can use; this CPU multiplies in bfloat16 "
-    "(no gain was measured under jit_compile=True), and FP8 as bfloat16."
+    f"(no gain was measured under jit_compile=True); {FLOAT8_ON_CPU}."
 )
 CPU_FLOAT32 = (
     "no GPU or TPU that TensorFlow can use; this CPU reports no bfloat16 "
-    "arithmetic and emulates it and FP8: right numerics, no gain in speed."
+    f"arithmetic and emulates it: no gain in speed; {FLOAT8_ON_CPU}."
 )
 UNKNOWN_GPU = "reports no compute capability (only NVIDIA's do)"
 NO_XLA = "XLA compiles nothing for {device} here: use jit_compile=False."
