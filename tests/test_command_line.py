@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import importlib
+import io
 import json
 import os
 import pathlib
@@ -273,14 +274,33 @@ def test_a_map_that_names_no_layer_writes_nothing(run, model, tmp_path):
 def test_report_says_what_it_wrote(run, tmp_path):
     log = scale_logs.write(tmp_path / "log", layers=1, samples=4)
     page = tmp_path / "r.html"
-    for done in ("wrote", "replaced"):
-        code, out, err = run("report", log, "--out", page)
+    for done, *force in (("wrote",), ("replaced", "--force")):
+        code, out, err = run("report", log, "--out", page, *force)
         assert (code, err) == (0, "") and "good: The loss fell" in out
         assert out.endswith(f"\n{done} {page}, 4 pictures\n")
     more = ("--out", tmp_path / "both.html", "--json")
     found = json.loads(run("report", log, log, *more)[1])
     assert len(found["runs"]) == 2 and len(found["plots"]) == 9
     assert not found["replaced"]
+
+
+def test_report_asks_before_it_replaces_a_page(run, tmp_path, monkeypatch):
+    log = scale_logs.write(tmp_path / "log", layers=1, samples=4)
+    page = tmp_path / "r.html"
+    page.write_text("mine")
+    code, out, err = run("report", log, "--out", page)
+    assert (code, out) == (1, "") and "--force replaces it" in err
+    for answer in ("n\n", "", "yes\n"):
+        monkeypatch.setattr(sys, "stdin", Terminal(answer))
+        assert page.read_text() == "mine"
+        code, out, err = run("report", log, "--out", page)
+        assert "Replace it? [y/N]" in err and code == int(answer != "yes\n")
+    assert page.read_text() != "mine"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
 # As a process.
