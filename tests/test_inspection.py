@@ -109,10 +109,7 @@ def test_it_prints_and_serialises(report):
     text = str(report)
     assert text.startswith("net: the program that XLA is given")
     assert "13 of 17 products, 71.1% of the FLOPs" in text
-    assert (
-        "a CPU multiplies FP8 operands as bfloat16" in text
-        and "fall-back" not in text
-    )
+    assert "FP8 runs as bfloat16 on a CPU" in text and "fall-back" not in text
     assert repr(report) == text
     values = json.loads(json.dumps(report.to_dict()))
     assert values["float8_share"] == report.float8_share

@@ -9,9 +9,8 @@
 FP8 is compiled by XLA, so that it also takes a TensorFlow whose CUDA knows the
 GPU: 12.8 or later for Blackwell; see `builds`.
 
-Sources: NVIDIA's compute-capability tables, and the tensor-core instruction
-`mma` of the PTX ISA (".e4m3" and ".e5m2" from sm_89, ".bf16" from sm_80,
-".f16" from sm_70).
+Sources: NVIDIA's compute-capability tables, and the instruction `mma` of the
+PTX ISA (".e4m3", ".e5m2" from sm_89, ".bf16" from sm_80, ".f16" from sm_70).
 """
 
 from __future__ import annotations
@@ -31,10 +30,7 @@ CPUINFO_KEYS = ("flags", "Features")  # of x86 and of ARM
 CPU_FEATURES = (*BFLOAT16_FEATURES, "amx_fp16", "avx512_fp16")
 
 LOSS_SCALE = "float16 needs a loss scale: tfmp.optimizers.LossScaleOptimizer."
-FLOAT8_ON_CPU = (
-    "a CPU multiplies FP8 operands as bfloat16: the numbers are those of FP8, "
-    "the time says nothing about a GPU's"
-)
+FLOAT8_ON_CPU = "FP8 runs as bfloat16 on a CPU: true numbers, not a GPU's time"
 CPU_BFLOAT16 = (
     "no GPU or TPU that TensorFlow can use; this CPU multiplies in bfloat16 "
     f"(no gain was measured under jit_compile=True); {FLOAT8_ON_CPU}."
