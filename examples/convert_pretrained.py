@@ -30,7 +30,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import tfmp
-from tfmp import cost_model, recipes
+from tfmp import cost_model, hardware, recipes
 
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float8")
 CLASSES, PIXELS, PATCH = 10, 28, 7
@@ -201,7 +201,7 @@ def main(argv: list[str]) -> None:
         rows.append(train(policy, splits))
     print(f"\n{table(rows)}")
     if not tf.config.list_physical_devices("GPU"):
-        print("Steps ran on a CPU, FP8 as bfloat16: no measure of a GPU's.")
+        print(f"Steps ran on a CPU; {hardware.FLOAT8_ON_CPU}.")
 
 
 if __name__ == "__main__":

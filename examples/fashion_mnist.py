@@ -29,7 +29,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import tfmp
-from tfmp import callbacks, recipes
+from tfmp import callbacks, hardware, recipes
 
 XLA_TYPES = {"f8E4M3FN": "E4M3", "f8E5M2": "E5M2"}
 DOT = r"stablehlo\.dot.* : \(tensor<(?:\d+x)*(\w+)>, tensor<(?:\d+x)*(\w+)>\)"
@@ -241,7 +241,7 @@ def main(argv: list[str]) -> None:
     report.draw(runs, output / "fashion_mnist.png")
     print(f"\n{report.table(rows)}\n\nPicture and all numbers: {output}")
     if not tf.config.list_physical_devices("GPU"):
-        print("Steps ran on a CPU, FP8 as bfloat16: no measure of a GPU's.")
+        print(f"Steps ran on a CPU; {hardware.FLOAT8_ON_CPU}.")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import importlib
+import io
 import json
 import os
 import pathlib
@@ -19,7 +20,7 @@ import scale_logs
 import tfmp
 from tfmp import formats, hardware
 from tfmp._command_line import inspect_command, main
-from tfmp._inspection import deviceless
+from tfmp._inspection import targets
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMMANDS = ("info", "formats", "inspect", "convert", "revert", "export")
@@ -97,7 +98,7 @@ def test_the_version(run):
         (["inspect"], "MODEL.keras"),
         (["inspect", "a.keras", "--require-fp8", "90"], "from 0 to 1: '90'"),
         (["inspect", "a.keras", "--batch-size", "0"], "positive integer: '0'"),
-        (["inspect", "a.keras", "--target", "b200"], "h200"),
+        (["inspect", "a.keras", "--target", "a100"], "h200"),
         (["convert", "a.keras"], "OUT.keras"),
         (["convert", "a.keras", "b.keras", "--policy", "p"], "mixed_float8"),
         (["convert", "a.keras", "b.keras", "--recipe", "x"], "'delayed'"),
@@ -174,7 +175,7 @@ def test_what_is_not_finite_in_the_formats(run):
 
 
 def test_names_are_those_of_the_package():
-    assert inspect_command.TARGETS == deviceless.TARGETS
+    assert inspect_command.TARGETS == tuple(targets.TARGETS)
 
 
 def test_convert_writes_a_model_that_inspect_finds_in_float8(
@@ -274,14 +275,33 @@ def test_a_map_that_names_no_layer_writes_nothing(run, model, tmp_path):
 def test_report_says_what_it_wrote(run, tmp_path):
     log = scale_logs.write(tmp_path / "log", layers=1, samples=4)
     page = tmp_path / "r.html"
-    for done in ("wrote", "replaced"):
-        code, out, err = run("report", log, "--out", page)
+    for done, *force in (("wrote",), ("replaced", "--force")):
+        code, out, err = run("report", log, "--out", page, *force)
         assert (code, err) == (0, "") and "good: The loss fell" in out
         assert out.endswith(f"\n{done} {page}, 4 pictures\n")
     more = ("--out", tmp_path / "both.html", "--json")
     found = json.loads(run("report", log, log, *more)[1])
     assert len(found["runs"]) == 2 and len(found["plots"]) == 9
     assert not found["replaced"]
+
+
+def test_report_asks_before_it_replaces_a_page(run, tmp_path, monkeypatch):
+    log = scale_logs.write(tmp_path / "log", layers=1, samples=4)
+    page = tmp_path / "r.html"
+    page.write_text("mine")
+    code, out, err = run("report", log, "--out", page)
+    assert (code, out) == (1, "") and "--force replaces it" in err
+    for answer in ("n\n", "", "yes\n"):
+        monkeypatch.setattr(sys, "stdin", Terminal(answer))
+        assert page.read_text() == "mine"
+        code, out, err = run("report", log, "--out", page)
+        assert "Replace it? [y/N]" in err and code == int(answer != "yes\n")
+    assert page.read_text() != "mine"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
 # As a process.

@@ -14,7 +14,7 @@ import pathlib
 import pytest
 
 from benchmarks import gpu_steps, gpu_workloads, workloads
-from tfmp._inspection import deviceless, hlo, matching
+from tfmp._inspection import deviceless, hlo, jax_compiler, matching
 
 DATA = pathlib.Path(__file__).parent / "data"
 GOALS = json.loads(gpu_steps.KEPT.read_text())["programs"]
@@ -118,7 +118,7 @@ def test_what_is_kept():
             if p in ("mixed_bfloat16", "tfmp delayed")
         }
         assert gpu_steps.shortfalls(name, own, program["layers"]) == []
-        for mode in deviceless.MODES:
+        for mode in jax_compiler.MODES:
             assert rows["mixed_bfloat16"][mode]["float8_products"] == 0
 
 

@@ -80,7 +80,7 @@ def test_nvidia(name, capability, policy):
         ((), "float32", "reports no bfloat16 arithmetic"),
         (("avx512_fp16", "amx_fp16"), "float32", "no gain in speed"),
         (("avx512_bf16",), "mixed_bfloat16", "multiplies in bfloat16"),
-        (("amx_bf16",), "mixed_bfloat16", "FP8 as bfloat16"),
+        (("amx_bf16",), "mixed_bfloat16", "FP8 runs as bfloat16"),
         (("bf16",), "mixed_bfloat16", "multiplies in bfloat16"),
     ],
 )

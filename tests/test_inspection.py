@@ -13,7 +13,13 @@ import tensorflow as tf
 from keras import layers
 
 import tfmp
-from tfmp._inspection import deviceless, hlo, inspected_steps, inspector
+from tfmp._inspection import (
+    deviceless,
+    hlo,
+    inspected_steps,
+    inspector,
+    targets,
+)
 from tfmp.conversion.sizes import Sizes
 
 FORWARD, INPUT, KERNEL = (
@@ -103,10 +109,7 @@ def test_it_prints_and_serialises(report):
     text = str(report)
     assert text.startswith("net: the program that XLA is given")
     assert "13 of 17 products, 71.1% of the FLOPs" in text
-    assert (
-        "a CPU multiplies the FP8 operands as bfloat16" in text
-        and "fall-back" not in text
-    )
+    assert "FP8 runs as bfloat16 on a CPU" in text and "fall-back" not in text
     assert repr(report) == text
     values = json.loads(json.dumps(report.to_dict()))
     assert values["float8_share"] == report.float8_share
@@ -203,8 +206,14 @@ def test_the_factors_of_lora_are_no_fall_backs():
     layer.enable_lora(4)
     found = tfmp.assert_fp8(model)
     rows = [row for row in found.products if not row.float8]
-    assert len(rows) == 3 and {row.product for row in rows} == {""}
+    assert len(rows) == 3 and {row.product for row in rows} == {"lora"}
     assert all("LoRA" in row.reason for row in rows)
+
+
+def test_a_model_without_float8_has_no_note_about_it():
+    model = keras.Sequential([keras.Input([16]), layers.Dense(8)], name="net")
+    found = tfmp.inspect(model)
+    assert found.notes == () and len(found.products) == 2
 
 
 def test_text_is_not_compiled():
@@ -407,3 +416,21 @@ def test_compiled_for_an_h200(model):
     assert kernels["net/conv"] == {"cudnn"}
     assert min(found.kernels.values()) > 20 and "h200, not run" in str(found)
     assert set(found.temporary_bytes) == set(found.kernels)
+
+
+@pytest.mark.skipif("not has_jax()", reason="needs JAX's CUDA plug-in")
+@pytest.mark.parametrize("target", sorted({*targets.TARGETS} - {"h200"}))
+def test_compiled_for_other_gpus(target):
+    layer = tfmp.layers.Dense(64, dtype="mixed_float8")
+    model = keras.Sequential([keras.Input([64]), layer])
+    found = tfmp.inspect(model, target=target)
+    assert found.float8_by_mode == {"triton": 2, "cublaslt": 2}
+    ada = targets.TARGETS[target].generation is targets.ADA
+    triton = "cublaslt" if ada else "triton"
+    [kernels] = {tuple(row.kernels.items()) for row in found.products}
+    assert kernels == (("triton", triton), ("cublaslt", "cublaslt"))
+
+
+def test_no_two_targets_are_described_alike():
+    every = [gpu.description() for gpu in targets.TARGETS.values()]
+    assert len(set(every)) == len(every)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import optimizers
 
 import tfmp
+from tfmp._keras import weights_saving
 from tfmp.optimizers import LossScaleOptimizer, gradients
 
 INF, NAN = np.inf, np.nan
@@ -381,3 +382,70 @@ def test_bad_gradients_of_other_kinds():
     assert gradients.fault([None], 1.0) == 0
     empty = tf.zeros([0, 3])
     assert gradients.fault([empty, tf.ones([2])], 1.0) == 0
+
+
+def two_steps(optimizer):
+    """A model that was trained for two steps, and its data."""
+    keras.utils.set_random_seed(0)
+    layer = tfmp.layers.Dense(64, dtype="mixed_float8")
+    model = keras.Sequential([keras.Input([64]), layer])
+    model.compile(optimizer, "mse")
+    x = np.random.default_rng(0).normal(size=[64, 64])
+    model.fit(x, x, 32, verbose=0, shuffle=False)
+    return model, x
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A model, and files of it as they are and as they were before."""
+    folder = tmp_path_factory.mktemp("saved")
+    model, x = two_steps(LossScaleOptimizer("adam"))
+    model.save(folder / "now.keras")
+    model.save_weights(folder / "now.weights.h5")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights_saving, "save_once", lambda *_: None)
+        model.save(folder / "before.keras")
+    return folder, model, x
+
+
+def test_a_file_holds_the_moments_once(saved):
+    folder, model, _ = saved
+    plain, _ = two_steps("adam")
+    plain.save(folder / "plain.keras")
+    sizes = {p.stem: p.stat().st_size for p in folder.glob("*.keras")}
+    moments = 2 * 4 * model.count_params()
+    assert sizes["before"] - sizes["now"] > 0.9 * moments
+    assert sizes["now"] - sizes["plain"] < 0.5 * moments
+
+
+@pytest.mark.parametrize("name", ["now.keras", "before.keras"])
+def test_a_training_goes_on_from_a_file_bit_for_bit(saved, name):
+    folder, model, x = saved
+    loaded = keras.models.load_model(folder / name)
+    for variable, other in zip(
+        model.optimizer.variables, loaded.optimizer.variables, strict=True
+    ):
+        np.testing.assert_array_equal(variable, other)
+    model.load_weights(folder / name)
+    losses = [
+        each.fit(x, x, 32, verbose=0, shuffle=False).history["loss"]
+        for each in (model, loaded)
+    ]
+    model.load_weights(folder / name)
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("name", ["now.keras", "now.weights.h5"])
+def test_kerass_own_optimizer_finds_the_moments(saved, name):
+    folder, model, _ = saved
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())
+    other, _ = two_steps(optimizer)
+    with pytest.warns(UserWarning, match="Skipping variable loading"):
+        other.load_weights(folder / name)
+    model.load_weights(folder / "now.keras")
+    for variable, loaded in zip(
+        model.optimizer.inner_optimizer.variables,
+        optimizer.inner_optimizer.variables,
+        strict=True,
+    ):
+        np.testing.assert_array_equal(variable, loaded)

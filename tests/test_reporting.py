@@ -159,7 +159,7 @@ def test_what_is_returned_is_json(report):
 
 
 def test_an_old_log_says_what_it_lacks(tmp_path):
-    folder = scale_logs.write(tmp_path / "old", 2, 3, statistics=False)
+    folder = scale_logs.write(tmp_path / "old", 2, 5, statistics=False)
     report = write_report(folder, tmp_path / "old.html")
     text = text_of(report)
     assert "There is no run.json" in text and "no statistics" in text

@@ -11,9 +11,9 @@ import pytest
 import scale_logs
 
 from tfmp import checkpoints
-from tfmp._support import sealed_files
+from tfmp._support import advice, sealed_files
 from tfmp._support.changes import Change
-from tfmp.reporting import logs, page, ranking, verdicts
+from tfmp.reporting import curves, logs, page, ranking, verdicts
 from tfmp.reporting.analysis import analyse
 
 DENSE = "m/dense/grads"
@@ -215,7 +215,7 @@ def said(folder, *samples):
         ({"skipped_steps": 2}, "good", "2 of 1000"),
         ({"skipped_steps": 20}, "worth a look", "2 %"),
         ({"skipped_steps": 200}, "bad", "find_nonfinite"),
-        ({"loss_scale": 1024.0}, "good", "ended at 1024"),
+        ({"loss_scale": 1024.0}, "good", "was always 1024"),
         ({"loss_scale": 0.25}, "worth a look", "overflow"),
         ({"lost_updates_share": 0.01}, "good", "too small"),
         ({"lost_updates_share": 0.5}, "worth a look", "mixed_"),
@@ -240,6 +240,58 @@ def test_verdicts(tmp_path, late, level, text):
     )
     found = said(tmp_path, early, {"step": 1000, **late})
     assert [f.level for f in found if text in f.text] == [level]
+
+
+WARNED = (
+    "m/dense: 30% of gradients underflow to zero; use tfmp.set_precision(...)"
+)
+
+
+@pytest.mark.parametrize(
+    ("after", "level", "text"),
+    [
+        ({f"{DENSE}/underflow_share": 0.3}, "worth a look", "set_precision"),
+        ({f"{DENSE}/underflow_share": 0.0}, "good", "well in the newest"),
+        ({"m/b/inputs/sqnr": 31.0}, "good", "it has left FP8 since"),
+    ],
+)
+def test_what_was_mended_is_not_shouted(tmp_path, after, level, text):
+    wrong = {f"{DENSE}/underflow_share": 0.3, "findings": [WARNED]}
+    found = said(tmp_path, {"step": 1, **wrong}, {"step": 2, **after})
+    [warned] = [f for f in found if f.text.startswith("The monitor warned")]
+    assert warned.level == level and text in warned.text
+    assert ("set_precision" in warned.text) == (level != "good")
+
+
+def test_a_tensor_that_has_left_fp8_is_not_the_worst(tmp_path):
+    wrong = {f"{DENSE}/underflow_share": 0.9, "m/b/inputs/sqnr": 31.0}
+    found = said(
+        tmp_path, {"step": 1, **wrong}, {"step": 2, "m/b/inputs/sqnr": 31.0}
+    )
+    assert [f.text for f in found] == [
+        "FP8 has room for all of the one tensor."
+    ]
+
+
+def test_a_loss_that_is_finite_again_is_mended(tmp_path):
+    wrong = {"logs": {"loss": None}, "findings": [advice.NOT_FINITE]}
+    found = said(
+        tmp_path, {"step": 1, **wrong}, {"step": 2, "logs": {"loss": 1}}
+    )
+    [warned] = [f for f in found if "warned" in f.text]
+    assert warned.level == "good" and "finite in the newest" in warned.text
+
+
+def test_the_curve_has_the_losses_of_steps_and_no_constant_scale(tmp_path):
+    samples = [
+        {"step": at, "loss_scale": 8.0, "logs": {"loss": 1, "step_loss": at}}
+        for at in (1, 2)
+    ]
+    run = logs.read(log(tmp_path, *samples))
+    assert run.losses.tolist() == [1, 2] and not run.varies("loss_scale")
+    caption = curves.draw({"run": run}, "loss").caption
+    assert "that of the sampled steps" in caption
+    assert "The loss scale was always 8." in caption
 
 
 def test_the_worst_is_said_first(tmp_path):

@@ -253,8 +253,28 @@ def test_the_run_is_described(run):
 
 def test_logs_are_those_of_keras(run):
     lines = read_lines(run.folder)
-    assert all(list(line["logs"]) == ["loss"] for line in lines)
+    assert all({*line["logs"]} - {"step_loss"} == {"loss"} for line in lines)
     assert lines[2]["logs"]["loss"] == run.history["loss"][0]
+
+
+def test_the_loss_of_a_step_is_that_of_its_batch(tmp_path):
+    """Batches of 4, 4 and 2 whose losses are 1, 9 and 49."""
+    x = np.repeat([1.0, 3.0, 7.0], [4, 4, 2])[:, None].astype("float32")
+    layer = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+    model = keras.Sequential([keras.Input([1]), layer])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    monitor = callbacks.ScaleMonitor(tmp_path, every=1, statistics=False)
+    with pytest.warns(RuntimeWarning, match="No layer"):
+        model.fit(
+            *(x, 0 * x, 4, 2),
+            shuffle=False,
+            verbose=0,
+            callbacks=[monitor],
+        )
+    lines = read_lines(tmp_path)
+    losses = [line["logs"].get("step_loss") for line in lines]
+    assert losses[0] is None  # the step that may still build layers
+    assert losses[1:4] == pytest.approx([9, 49, 1])
 
 
 def test_other_callbacks_work_beside_it(run):

@@ -9,9 +9,8 @@
 FP8 is compiled by XLA, so that it also takes a TensorFlow whose CUDA knows the
 GPU: 12.8 or later for Blackwell; see `builds`.
 
-Sources: NVIDIA's compute-capability tables, and the tensor-core instruction
-`mma` of the PTX ISA (".e4m3" and ".e5m2" from sm_89, ".bf16" from sm_80,
-".f16" from sm_70).
+Sources: NVIDIA's compute-capability tables, and the instruction `mma` of the
+PTX ISA (".e4m3", ".e5m2" from sm_89, ".bf16" from sm_80, ".f16" from sm_70).
 """
 
 from __future__ import annotations
@@ -31,13 +30,14 @@ CPUINFO_KEYS = ("flags", "Features")  # of x86 and of ARM
 CPU_FEATURES = (*BFLOAT16_FEATURES, "amx_fp16", "avx512_fp16")
 
 LOSS_SCALE = "float16 needs a loss scale: tfmp.optimizers.LossScaleOptimizer."
+FLOAT8_ON_CPU = "FP8 runs as bfloat16 on a CPU: true numbers, not a GPU's time"
 CPU_BFLOAT16 = (
     "no GPU or TPU that TensorFlow can use; this CPU multiplies in bfloat16 "
-    "(no gain was measured under jit_compile=True), and FP8 as bfloat16."
+    f"(no gain was measured under jit_compile=True); {FLOAT8_ON_CPU}."
 )
 CPU_FLOAT32 = (
     "no GPU or TPU that TensorFlow can use; this CPU reports no bfloat16 "
-    "arithmetic and emulates it and FP8: right numerics, no gain in speed."
+    f"arithmetic and emulates it: no gain in speed; {FLOAT8_ON_CPU}."
 )
 UNKNOWN_GPU = "reports no compute capability (only NVIDIA's do)"
 NO_XLA = "XLA compiles nothing for {device} here: use jit_compile=False."

@@ -8,7 +8,7 @@ import math
 import pathlib
 from typing import Any
 
-from tfmp._command_line import model_files
+from tfmp._command_line import model_files, overwriting
 from tfmp._command_line.outcome import Command, Outcome
 
 FORMATS = ("saved_model", "litert", "onnx")
@@ -36,17 +36,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DB",
         help="what the file's outputs must reach, of the model's",
     )
-    parser.add_argument(
-        "--force", action="store_true", help="replace OUT if it is there"
-    )
+    overwriting.add_argument(parser, "OUT")
 
 
 def _run(options: argparse.Namespace) -> Outcome:
     out = pathlib.Path(options.out)
     if not out.parent.is_dir():
         raise ValueError(f"there is no folder {out.parent}")
-    if out.exists() and not options.force:
-        raise ValueError(f"{out} is there already; --force replaces it")
+    overwriting.check(out, options.force)
     model = model_files.load(options.model, options.modules)
     from tfmp import _exporting
 

@@ -7,7 +7,8 @@ import argparse
 from tfmp._command_line import model_files
 from tfmp._command_line.outcome import Command, Outcome
 
-TARGETS = ("h200",)  # those of `tfmp.inspect`, whose room imports TensorFlow
+# Those of `tfmp.inspect`, whose room imports TensorFlow.
+TARGETS = ("h200", "h100", "b200", "l40s", "l4", "rtx4090")
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from typing import Any
 
-from tfmp._command_line import quiet_import
+from tfmp._command_line import overwriting, quiet_import
 
 SUFFIX = ".keras"
 UNKNOWN = re.compile(
@@ -51,9 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_out(parser: argparse.ArgumentParser) -> None:
     """Adds what every command has that writes a model."""
     parser.add_argument("out", metavar="OUT.keras", help="the file to write")
-    parser.add_argument(
-        "--force", action="store_true", help="replace OUT.keras if it is there"
-    )
+    overwriting.add_argument(parser, "OUT.keras")
 
 
 def checked_out(text: str, force: bool) -> pathlib.Path:
@@ -63,8 +61,7 @@ def checked_out(text: str, force: bool) -> pathlib.Path:
         raise ValueError(f"OUT.keras must end in {SUFFIX}; it is {text}")
     if not out.parent.is_dir():
         raise ValueError(f"there is no folder {out.parent}")
-    if out.exists() and not force:
-        raise ValueError(f"{out} is there already; --force replaces it")
+    overwriting.check(out, force)
     return out
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
+import pathlib
 
+from tfmp._command_line import overwriting
 from tfmp._command_line.outcome import Command, Outcome
 
 
@@ -20,15 +21,17 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         default="report.html",
         metavar="FILE",
-        help="the page (report.html), replaced if it is there; its pictures "
-        "lie beside it",
+        help="the page (report.html); its pictures lie beside it",
     )
+    overwriting.add_argument(parser, "FILE")
 
 
 def _run(options: argparse.Namespace) -> Outcome:
     from tfmp import reporting
 
-    replaced = os.path.exists(options.out)
+    out = pathlib.Path(options.out)
+    overwriting.check(out, options.force)
+    replaced = out.exists()
     files = reporting.write_report(options.log_dirs, options.out)
     lines = []
     for run in files.runs:

@@ -17,9 +17,9 @@ import subprocess
 import sys
 import tempfile
 
+from tfmp._inspection import targets
+
 HERE = pathlib.Path(__file__).parent
-TARGETS = ("h200",)
-MODES = {"triton": "true", "cublaslt": "false"}
 VARIABLE = "TFMP_JAX_PYTHON"
 MISSING = f"""\
 compiling for a GPU of another machine needs JAX with its CUDA plug-in (1 GB, no
@@ -48,7 +48,7 @@ def compile_for(target: str, program: str) -> dict[str, Compiled]:
     """Compiles a StableHLO program, by the kernels that products get.
 
     Args:
-        target: one of `TARGETS`.
+        target: one of `targets.TARGETS`.
         program: StableHLO text.
 
     Raises:
@@ -59,7 +59,12 @@ def compile_for(target: str, program: str) -> dict[str, Compiled]:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "program.mlir")
         path.write_text(program)
-        return {mode: _in_mode(python, mode, path, target) for mode in MODES}
+        description = path.with_suffix(".textproto")
+        description.write_text(targets.TARGETS[target].description())
+        result = path.with_suffix(".json")
+        _run(python, target, path, description, result)
+        found = json.loads(result.read_text())
+    return {mode: Compiled(**values) for mode, values in found.items()}
 
 
 def jax_python() -> str:
@@ -76,22 +81,15 @@ def jax_python() -> str:
     raise ImportError(MISSING)
 
 
-def _in_mode(
-    python: str, mode: str, program: pathlib.Path, target: str
-) -> Compiled:
-    """Compiles in a process that is set to one mode."""
-    flag = f"--xla_gpu_enable_triton_gemm={MODES[mode]}"
+def _run(python: str, target: str, *files: pathlib.Path) -> None:
+    """Compiles in a process of its own."""
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip(),
         "JAX_PLATFORMS": "cpu",
         "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
-    description = HERE / "targets" / f"{target}.textproto"
-    result = program.with_suffix(f".{mode}.json")
-    script = HERE / "jax_compiler.py"
-    command = [python, str(script), *map(str, (program, description, result))]
+    command = [python, str(HERE / "jax_compiler.py"), *map(str, files)]
     try:
         ended = subprocess.run(
             command, env=environment, capture_output=True, text=True
@@ -105,7 +103,6 @@ def _in_mode(
         raise ImportError(f"{python} lacks JAX: {last}\n{MISSING}")
     if ended.returncode:
         raise RuntimeError(
-            f"the program did not compile for {target} ({mode}), by {python}:\n"
+            f"the program did not compile for {target}, by {python}:\n"
             f"{ended.stderr[-2000:]}"
         )
-    return Compiled(**json.loads(result.read_text()))

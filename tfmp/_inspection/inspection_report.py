@@ -18,7 +18,8 @@ class InspectedProduct:
         layer: path of the layer that it belongs to; of a function, the name
             scope; "?" if that is not known.
         product: `"output"`, `"input_grad"` (the gradient of the first factor)
-            or `"kernel_grad"` (of the second); "" if that is not known.
+            or `"kernel_grad"` (of the second); `"lora"` of the factors of
+            LoRA, forwards or backwards; "" if that is not known.
         operands: element types of both factors, as XLA writes them.
         result: element type of the result.
         size: of the product, `m x k x n`, with a batch `4 of m x k x n`.

@@ -8,10 +8,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfmp import hardware
 from tfmp._core import op_names
-from tfmp._inspection import deviceless, hlo, inspected_steps, matching
+from tfmp._inspection import deviceless, hlo, inspected_steps, matching, targets
 from tfmp._inspection.inspection_report import InspectedProduct, Inspection
-from tfmp._inspection.requested_products import Asked
+from tfmp._inspection.requested_products import LORA, Asked
 from tfmp._support import checks
 from tfmp.conversion.sizes import Sizes
 
@@ -36,10 +37,10 @@ def inspect(
 
     On a GPU, the products are those of what XLA compiled for it.  Without
     one, they are those of the program that XLA is given, which says nothing
-    of kernels; a CPU multiplies FP8 as bfloat16.  With `target="h200"` the
-    program is compiled for an H200 that need not be there, once with Triton's
-    and once with cuBLASLt's kernels, between which a real one chooses by
-    timing; FP8 is then what is FP8 in both.
+    of kernels; a CPU multiplies FP8 as bfloat16.  With a target such as
+    `"h200"` the program is compiled for a GPU that need not be there, once
+    with Triton's and once with cuBLASLt's kernels, between which a real one
+    chooses by timing; FP8 is then what is FP8 in both.
 
     A product that was to be in FP8, and is not, is a fall-back: a layer's
     recipe asks for it, or XLA was given it.  What a recipe leaves out, and
@@ -52,7 +53,8 @@ def inspect(
             of such.  Of a model `x`, or `x, y`, or `x, y, sample_weight`;
             without `y` the loss is the sum of squares of the outputs, without
             `x` it is taken as the model says.  Of a function its arguments.
-        target: `"h200"`; None is this machine.
+        target: `"h200"`, `"h100"`, `"b200"`, `"l40s"`, `"l4"` or `"rtx4090"`;
+            None is this machine.
         batch_size: what to assume for an open first length.
         length: what to assume for any other open length.
 
@@ -81,7 +83,7 @@ def inspect(
     0.0
     """
     if target is not None:
-        checks.choice("target", target, deviceless.TARGETS)
+        checks.choice("target", target, targets.TARGETS)
     step = _step(model_or_function, inputs, Sizes(batch_size, length))
     program = _program(step, target)
     asked = Asked.of(step.layers)
@@ -143,11 +145,12 @@ def _program(step: inspected_steps.Step, target: str | None) -> _Program:
         return _for_target(step, target)
     if gpus:
         return compiled_for(step, gpus[0].name)
-    given = hlo.Program(step.for_accelerators("hlo"))
+    given = hlo.Program(step.for_accelerators("hlo")).products()
+    in_float8 = any(product.is_float8 for product in given)
     return _Program(
         "the program that XLA is given; nothing is compiled for a GPU",
-        matching.fates(given.products(), {}),
-        notes=("a CPU multiplies the FP8 operands as bfloat16",),
+        matching.fates(given, {}),
+        notes=(hardware.FLOAT8_ON_CPU,) if in_float8 else (),
     )
 
 
@@ -183,7 +186,7 @@ def _row(
 ) -> InspectedProduct:
     given, float8 = fate.given, fate.is_float8
     layer, product = _place(fate, step)
-    product = "" if asked.is_lora(layer, given.name) else product
+    product = LORA if asked.is_lora(layer, given.name) else product
     outcomes = fate.outcomes
     shown = next((p for p in outcomes if not p.is_float8), outcomes[0])
     wanted = asked.is_for_float8(layer, product)

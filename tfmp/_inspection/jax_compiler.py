@@ -2,9 +2,10 @@
 
     python jax_compiler.py PROGRAM TARGET RESULT
 
-It runs in a Python that has JAX and its CUDA plug-in, and nothing of tfmp:
-`RESULT` is then a JSON file with the optimised program, its temporary memory
-in bytes, and JAX's version.  Nothing is executed, and no GPU is needed.
+It runs in a Python that has JAX and its CUDA plug-in, and nothing of tfmp.
+`RESULT` is then a JSON file: for each of `MODES` the optimised program, its
+temporary memory in bytes, and JAX's version.  Nothing is executed, and no GPU
+is needed.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from typing import Any
 
 import numpy as np
 
+# By whose kernels products get, a setting of XLA.
+MODES = {"triton": "True", "cublaslt": "False"}
 
-def compiled(program: str, target: str) -> dict[str, Any]:
-    """Returns what XLA's GPU compiler makes of a program.
+
+def compiled(program: str, target: str) -> dict[str, dict[str, Any]]:
+    """Returns what XLA's GPU compiler makes of a program, by mode.
 
     Args:
         program: StableHLO text.
@@ -33,9 +37,17 @@ def compiled(program: str, target: str) -> dict[str, Any]:
         target_config=target,
         topology="1x1x1",
     )
-    device = topology.devices[0]
+    [device] = topology.devices
+    return {mode: _in_mode(program, device, mode) for mode in MODES}
+
+
+def _in_mode(program: str, device: Any, mode: str) -> dict[str, Any]:
+    """Returns what one compilation gives."""
     options = _module("jax._src.compiler").get_compile_options(
-        num_replicas=1, num_partitions=1, device_assignment=np.array([[0]])
+        num_replicas=1,
+        num_partitions=1,
+        device_assignment=np.array([[0]]),
+        env_options_overrides={"xla_gpu_enable_triton_gemm": MODES[mode]},
     )
     with _module("jax._src.interpreters.mlir").make_ir_context():
         executable = device.client.compile(

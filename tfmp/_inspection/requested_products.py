@@ -13,7 +13,8 @@ from tfmp.conversion.layer_products import not_in_float8
 from tfmp.conversion.rows import Row
 from tfmp.layers.classes import ours_for
 
-LORA = "it makes LoRA's part of the kernel, or is a gradient of that"
+LORA = "lora"  # what such products are called
+MADE_BY_LORA = "it makes LoRA's part of the kernel, or is a gradient of that"
 KERAS_FLOAT8 = (
     "Keras' float8 rounds to FP8 and back, and multiplies in {dtype}: XLA is "
     "left to find an FP8 product in that"
@@ -61,9 +62,11 @@ class Asked:
         layer, row = self.layers.get(path), self.rows.get(path)
         if layer is None or row is None:
             return ""
+        if product == LORA:
+            return MADE_BY_LORA
         if row.recipe is not None:
             if not product:
-                return LORA if getattr(layer, "lora_enabled", False) else ""
+                return ""
             if product in row.emulated:
                 return row.reason
             kept = f"the recipe keeps it in {layer.compute_dtype}"

@@ -36,6 +36,38 @@ def weights_of(model: keras.Model) -> io.BytesIO:
     return held
 
 
+def save_once(store: Any, optimizer: Any) -> None:
+    """Has the inner optimizer's arrays, once in a file, linked to there.
+
+    Keras saves them with the outer optimizer, and again with the inner one.
+    HDF5 knows a dataset under two names, which no reader can tell from two.
+
+    Args:
+        store: to which `optimizer` was saved.
+        optimizer: with an `inner_optimizer`, whose variables are its last.
+    """
+    inner = optimizer.inner_optimizer
+    plain = keras.optimizers.Optimizer.save_own_variables
+    if type(store) is not saving_lib.H5IOStore:
+        return
+    if type(inner).save_own_variables is not plain:
+        return
+    saved, count = store._h5_entry_group, len(inner.variables)
+    first = len(optimizer.variables) - count
+
+    def link(inner_store: Any) -> None:
+        del inner.save_own_variables
+        group = inner_store._h5_entry_group
+        if inner_store is not store or not inner_store._h5_entry_initialized:
+            inner.save_own_variables(inner_store)
+            return
+        for i in range(count):
+            group[str(i)] = saved[str(first + i)]
+
+    # For one call, which Keras makes next.
+    inner.save_own_variables = link
+
+
 def load(model: keras.Model, file: IO[bytes]) -> None:
     """Does what `model.load_weights` does with a path, with an open file.
 

@@ -16,6 +16,7 @@ from tfmp._monitoring.measured_step import MeasuredStep, Measurement
 from tfmp._monitoring.sample_log import Sample
 from tfmp._monitoring.state_reader import StateReader
 from tfmp._monitoring.step_count import StepCount
+from tfmp._monitoring.step_loss import StepLoss
 from tfmp._support.advice import Adviser
 
 
@@ -42,6 +43,7 @@ class Sampler:
         self._state: Any = None
         self._function: Any = None
         self._held: Measurement | None = None
+        self._loss = StepLoss(model)
 
     @property
     def traces(self) -> int:
@@ -61,6 +63,7 @@ class Sampler:
 
     def arm(self) -> None:
         """Has the next execution measured."""
+        self._loss.begin()
         if not self._statistics:
             return
         if self._measuring is None or not self._measuring.fits():
@@ -85,7 +88,8 @@ class Sampler:
         self._function = self._function or self._reading_function()
         state, *vectors = map(_array, self._function())
         measured = self._measured(*vectors)
-        named, numbers = self._state.named(state), _scalars(logs)
+        named = self._state.named(state)
+        numbers = {**_scalars(logs), **self._loss.end()}
         skipped = named.get("skipped_steps", math.nan)
         loss = numbers.get("loss", 0.0)
         findings = self._adviser.look_at_training(count.step, skipped, loss)

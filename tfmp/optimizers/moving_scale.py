@@ -10,7 +10,7 @@ import tensorflow as tf
 from absl import logging
 
 from tfmp._core import stablehlo
-from tfmp._keras import first_use
+from tfmp._keras import first_use, weights_saving
 from tfmp.optimizers.early_variables import lifted
 from tfmp.optimizers.scale_rule import COUNTERS, STATISTICS, ScaleRule, counts
 from tfmp.optimizers.skipped_steps import SkippedSteps
@@ -114,6 +114,7 @@ class MovingScale(keras.mixed_precision.LossScaleOptimizer):
         Where warnings are errors, one is logged: it must not cut a file short.
         """
         super().save_own_variables(store)
+        weights_saving.save_once(store, self)
         try:
             self.skips.look(self)
         except RuntimeWarning as warning:

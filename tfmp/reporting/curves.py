@@ -9,7 +9,7 @@ import numpy as np
 
 from tfmp.reporting import drawing
 from tfmp.reporting.drawing import Plot
-from tfmp.reporting.logs import Run
+from tfmp.reporting.logs import STEP_LOSS, Run
 from tfmp.reporting.verdicts import number
 
 LOSS, SCALE, SKIPPED = "logs/loss", "loss_scale", "skipped_steps"
@@ -26,19 +26,16 @@ def draw(runs: Mapping[str, Run], name: str) -> Plot | None:
     Returns:
         None if no run has either.
     """
-    panels = [
-        (key, title, paint)
-        for key, title, paint in (
-            (LOSS, "Loss", _draw_loss),
-            (SCALE, "Loss scale", _draw_loss_scale),
-        )
-        if any(np.isfinite(run.values(key)).any() for run in runs.values())
-    ]
+    panels = []
+    if any(np.isfinite(run.losses).any() for run in runs.values()):
+        panels.append(("Loss", _draw_loss))
+    if any(run.varies(SCALE) for run in runs.values()):
+        panels.append(("Loss scale", _draw_loss_scale))
     if not panels:
         return None
     figure = drawing.figure(8.4, 0.4 + 2.2 * len(panels))
     grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
-    for axes, (_, title, paint) in zip(grid[:, 0], panels, strict=True):
+    for axes, (title, paint) in zip(grid[:, 0], panels, strict=True):
         drawing.tidy(axes, title)
         paint(axes, runs)
         _mark_changes(axes, runs)
@@ -47,9 +44,14 @@ def draw(runs: Mapping[str, Run], name: str) -> Plot | None:
         grid[0, 0].legend(fontsize=8, frameon=False, ncols=3)
     text = "; ".join(_in_words(key, run) for key, run in runs.items())
     caption = (
-        "The loss is Keras' running mean of the epoch. Crosses: steps were "
-        "skipped since the sample before."
+        f"The loss is that of {_of_what(runs)}. Crosses: steps were skipped "
+        "since the sample before."
     )
+    for run_name, run in runs.items():
+        scale = run.last(SCALE)
+        if np.isfinite(scale) and not run.varies(SCALE):
+            of_run = f" of {run_name}" if len(runs) > 1 else ""
+            caption += f" The loss scale{of_run} was always {number(scale)}."
     if any(run.changes for run in runs.values()):
         caption += " Dotted lines: precision was changed."
     return Plot(
@@ -59,7 +61,7 @@ def draw(runs: Mapping[str, Run], name: str) -> Plot | None:
 
 def _draw_loss(axes: Any, runs: Mapping[str, Run]) -> None:
     for at, (name, run) in enumerate(runs.items()):
-        losses = _finite(run.values(LOSS))
+        losses = _finite(run.losses)
         style = drawing.run_style(at)
         label = drawing.plain(drawing.shortened(name, 40))
         # A line through one point is not to be seen.
@@ -67,7 +69,7 @@ def _draw_loss(axes: Any, runs: Mapping[str, Run]) -> None:
         line = {"linewidth": 1.6, "marker": marker, **style}
         axes.plot(run.steps, losses, label=label, **line)
         _mark_skips(axes, run, losses, style["color"])
-    seen = np.concatenate([_finite(run.values(LOSS)) for run in runs.values()])
+    seen = np.concatenate([_finite(run.losses) for run in runs.values()])
     low, high = np.nanmin(seen), np.nanmax(seen)
     if low > 0 and high / low > WIDE:
         axes.set_yscale("log")
@@ -100,6 +102,17 @@ def _mark_changes(axes: Any, runs: Mapping[str, Run]) -> None:
         line = {"color": color, "linestyle": ":", "linewidth": 1.0}
         for step in {change.step for change in run.changes}:
             axes.axvline(step, alpha=0.6, **line)
+
+
+def _of_what(runs: Mapping[str, Run]) -> str:
+    """Returns what the losses of the picture are."""
+    kinds = {
+        "the sampled steps"
+        if np.isfinite(run.values(STEP_LOSS)).any()
+        else "Keras' running mean of the epoch"
+        for run in runs.values()
+    }
+    return ", of an older log ".join(sorted(kinds, reverse=True))
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from tfmp._support.changes import Change
 from tfmp.reporting.log_table import Histogram, Table
 
 SAMPLES, ABOUT = "scales.jsonl", "run.json"
+STEP_LOSS = "logs/step_loss"  # of the newest execution alone
 ROLES = ("inputs", "kernel", "grads")
 MEASURES = (
     "amax",
@@ -63,6 +64,19 @@ class Run:
         """Returns a series; NaN for all samples if the log has none."""
         missing = np.full(len(self.steps), np.nan)
         return self.series.get(key, missing)
+
+    def varies(self, key: str) -> bool:
+        """Whether a series has two values that differ."""
+        values = self.values(key)
+        known = values[~np.isnan(values)]
+        return bool(len(known) and (known != known[0]).any())
+
+    @property
+    def losses(self) -> np.ndarray:
+        """The loss of each sample's own step; of an old log Keras' mean."""
+        of_steps = self.values(STEP_LOSS)
+        known = np.isfinite(of_steps).any()
+        return of_steps if known else self.values("logs/loss")
 
     def format(self, tensor: str) -> str:
         """Returns the name of a tensor's format; HYBRID if it is not said."""

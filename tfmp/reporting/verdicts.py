@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfmp._support import advice
+from tfmp.reporting import mended
 from tfmp.reporting.logs import Run
 from tfmp.reporting.ranking import Standing
 
@@ -43,11 +44,16 @@ def findings(run: Run, standings: Sequence[Standing]) -> list[Finding]:
 
 
 def _said(run: Run) -> list[Finding]:
-    """Returns what the monitor warned of."""
-    return [
-        Finding(LOOK, f"The monitor warned at step {step}. {text}.")
-        for step, text in run.said[:MOST_SAID]
-    ]
+    """Returns what the monitor warned of, and whether that was mended."""
+    found = []
+    for step, text in run.said[:MOST_SAID]:
+        cure = mended.since(run, text)
+        end = f"; {cure}" if cure else ""
+        level = GOOD if cure else LOOK
+        text = mended.without_advice(text) if cure else text
+        said = f"The monitor warned at step {step}. {text}{end}."
+        found.append(Finding(level, said))
+    return found
 
 
 def _rollbacks(run: Run) -> Finding | None:
@@ -113,7 +119,10 @@ def _loss(run: Run) -> Finding | None:
 
 
 def _tensors(run: Run, standings: Sequence[Standing]) -> Finding | None:
-    known = [each for each in standings if each.because]
+    left = [s for s in standings if mended.has_left(run, s.tensor)]
+    known = [s for s in standings if s.because and s not in left]
+    if left and not known:
+        return Finding(GOOD, "The tensors that were in FP8 have left it since.")
     if not standings:
         return Finding(LOOK, "No layer of the model is in FP8.")
     if not known:
@@ -160,7 +169,8 @@ def _loss_scale(run: Run) -> Finding | None:
     if math.isnan(last) or skipped >= SKIPPED_BAD:
         return None
     if 1 <= last < math.inf:
-        return Finding(GOOD, f"The loss scale ended at {number(last)}.")
+        ended = "ended at" if run.varies("loss_scale") else "was always"
+        return Finding(GOOD, f"The loss scale {ended} {number(last)}.")
     return Finding(
         LOOK, f"The loss scale ended at {number(last)}: gradients overflow."
     )
