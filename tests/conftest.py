@@ -1,5 +1,6 @@
 """What every test finds: a quiet TensorFlow and the policy it started with."""
 
+import collections
 import gc
 import os
 
@@ -30,13 +31,22 @@ def pytest_configure(config):
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Marks as slow the cases that `slow_but` does not name."""
+    unused = collections.defaultdict(set)
     for item in items:
         for mark in item.iter_markers("slow_but"):
-            name = item.nodeid.partition("::")[2]
-            if not any(part in name for part in mark.args):
+            found = {part for part in mark.args if part in item.name}
+            if not found:
                 item.add_marker("slow")
+            unused[item.function, mark.args] |= found
+    whole = not any("::" in each for each in config.args)
+    for (function, parts), found in unused.items() if whole else ():
+        if found != set(parts):
+            raise pytest.UsageError(
+                f"slow_but of {function.__name__} names cases that are none: "
+                f"{sorted(set(parts) - found)}"
+            )
 
 
 def pytest_collection_finish():

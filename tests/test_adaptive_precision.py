@@ -162,6 +162,22 @@ def test_the_report_shows_the_changes(planted):
         assert "<td>".join(f"{w}</td>" for w in row[1:]) in text
 
 
+def test_its_state_is_all_that_a_new_one_needs(planted):
+    _, whole, _ = planted
+    state = json.loads(json.dumps(whole.get_state()))
+    assert state["loss"]["losses"] and state["changes"]
+    new, model = adapting(), make()
+    new.set_model(model)
+    new.on_train_begin()
+    new.set_state(state)
+    assert json.loads(json.dumps(new.get_state())) == state
+
+
+def test_its_log_has_the_losses_of_steps(planted):
+    _, _, folder = planted
+    assert np.isfinite(logs.read(folder).values(logs.STEP_LOSS)).all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [23, 71])
 def test_a_run_that_was_killed_goes_on_bit_for_bit(planted, killed, tmp_path):
@@ -271,7 +287,6 @@ def test_it_goes_back_to_the_last_good_state_bit_for_bit(kind):
     )
 
 
-@pytest.mark.slow
 def test_what_a_later_callback_restores_is_followed():
     """What is at the top by then does not go up from where it was."""
     model = make()

@@ -247,7 +247,6 @@ def test_revert_is_asked_for_a_file(run, model, tmp_path):
     assert run("revert", model, tmp_path / "a.keras", "--policy", "fp8")[0] == 2
 
 
-@pytest.mark.slow
 def test_export_writes_and_runs_a_file(run, model, tmp_path):
     fp8, out = tmp_path / "fp8.keras", tmp_path / "served"
     assert run("convert", model, fp8)[0] == 0

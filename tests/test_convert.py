@@ -206,6 +206,25 @@ def test_an_optimizer_that_scales_the_loss_itself_goes_on():
     assert all((v.numpy() > 0).all() for v in amax_of(model))
 
 
+@pytest.mark.parametrize(
+    "empty",
+    [
+        tfmp.PrecisionMap({}, default="float32"),
+        keras.dtype_policies.DTypePolicyMap(default_policy="float32"),
+    ],
+    ids=["tfmp", "keras"],
+)
+def test_reverting_gives_back_a_map_that_names_no_layer(empty):
+    keras.config.set_dtype_policy(empty)
+    model = keras.Sequential([keras.Input([16]), keras.layers.Dense(16)])
+    [layer] = model.layers
+    before = layer.dtype_policy
+    tfmp.convert(model, filter="all")
+    tfmp.revert(model)
+    assert layer.dtype_policy is before
+    assert layer.compute_dtype == "float32"
+
+
 def test_a_custom_loop_goes_on():
     model = models.sequential()
     optimizer = LossScaleOptimizer("sgd")

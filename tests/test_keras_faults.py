@@ -81,7 +81,7 @@ def test_fault_3_scales_of_a_shared_layer_do_not_grow(optimizer):
     assert max(row[INPUTS] for row in seen) <= 3 * seen[0][INPUTS]
 
 
-@pytest.mark.slow_but("0]", "xla", "True", "jit")
+@pytest.mark.slow_but("[mode1]")
 @pytest.mark.parametrize(
     "mode", [{"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": 1}]
 )

@@ -10,10 +10,7 @@ from keras_suite import Known
 
 import tfmp
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:::keras"),
-    pytest.mark.slow_but("DTypePolicy", "LossScaleOptimizerTest"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:::keras")
 
 MODULES = (
     "layers.core.dense_test",
@@ -72,7 +69,11 @@ CASES = {
     for path, file in FILES.items()
     if file is not None
 }
+QUICK = ("DTypePolicy", "LossScaleOptimizer")
 for _cases in CASES.values():
+    for _name, _case in _cases.items():
+        if not _name.startswith(QUICK):
+            pytest.mark.slow(_case)
     globals().update(_cases)
 
 

@@ -187,7 +187,7 @@ def model_of(policy="float32", **options):
     return model
 
 
-@pytest.mark.slow_but("graph", "False", "0]")
+@pytest.mark.slow_but("graph")
 @pytest.mark.parametrize("policy, mode", FIT.values(), ids=FIT)
 def test_fit_goes_on_after_a_batch_that_overflows(policy, mode):
     model = model_of(policy, **mode)

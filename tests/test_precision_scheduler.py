@@ -214,6 +214,16 @@ def test_a_layer_that_comes_back_has_its_scale_but_not_of_old_gradients():
     assert amax[3][2] == prior * scale != amax[2][2]
 
 
+def test_its_state_is_all_that_a_new_one_needs():
+    made = PrecisionScheduler(THERE_AND_BACK)
+    state = {
+        "count": made.get_state()["count"] | {"step": 7},
+        "changes": [Change(3, 0, "scheduled", "a", "b", "c", "d").to_dict()],
+    }
+    made.set_state(state)
+    assert made.get_state() == json.loads(json.dumps(state))
+
+
 @pytest.mark.slow
 def test_it_goes_on_from_a_backup_bit_for_bit(tmp_path):
     """Killed while a layer has FP8 state that it does not use."""

@@ -86,7 +86,7 @@ def test_check_can_fail():
             check(product, changed)
 
 
-@pytest.mark.slow_but("graph", "bfloat16")
+@pytest.mark.slow_but("bfloat16")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_any_two_magnitudes_have_the_product_that_float64_has(recipe, dtype):

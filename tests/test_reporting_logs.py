@@ -273,6 +273,20 @@ def test_a_tensor_that_has_left_fp8_is_not_the_worst(tmp_path):
     ]
 
 
+def test_a_layer_that_went_up_has_left_fp8_though_it_is_measured(tmp_path):
+    layer, _, _ = DENSE.rpartition("/")
+    names = layer, "mixed_float8", "mixed_bfloat16"
+    change = Change(2, 0, "up", *names, "why").to_dict()
+    wrong = {f"{DENSE}/underflow_share": 0.9, "findings": [WARNED]}
+    found = said(
+        *(tmp_path, {"step": 1, **wrong}),
+        {"step": 2, f"{DENSE}/underflow_share": 0.9, "changes": [change]},
+    )
+    assert not any("FP8 is tight" in each.text for each in found)
+    [warned] = [f for f in found if f.text.startswith("The monitor warned")]
+    assert "it has left FP8 since" in warned.text
+
+
 def test_a_loss_that_is_finite_again_is_mended(tmp_path):
     wrong = {"logs": {"loss": None}, "findings": [advice.NOT_FINITE]}
     found = said(
@@ -292,6 +306,8 @@ def test_the_curve_has_the_losses_of_steps_and_no_constant_scale(tmp_path):
     caption = curves.draw({"run": run}, "loss").caption
     assert "that of the sampled steps" in caption
     assert "The loss scale was always 8." in caption
+    words = [finding.text for finding in verdicts.findings(run, [])]
+    assert any("from 1 to 2" in text for text in words)
 
 
 def test_the_worst_is_said_first(tmp_path):

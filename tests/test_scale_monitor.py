@@ -23,6 +23,7 @@ from tfmp._core import scaling
 from tfmp._monitoring.sample_log import Sample, SampleLog
 from tfmp._monitoring.state_reader import StateReader
 from tfmp._monitoring.step_count import steps_taken
+from tfmp._monitoring.step_loss import StepLoss
 from tfmp.callbacks import ScaleMonitor, scale_monitor
 from tfmp.conversion import convert
 from tfmp.optimizers import LossScaleOptimizer
@@ -275,6 +276,21 @@ def test_the_loss_of_a_step_is_that_of_its_batch(tmp_path):
     losses = [line["logs"].get("step_loss") for line in lines]
     assert losses[0] is None  # the step that may still build layers
     assert losses[1:4] == pytest.approx([9, 49, 1])
+
+
+def test_after_a_loss_that_is_not_finite_those_of_its_epoch_are_unknown():
+    model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    losses = StepLoss(model)
+    mean = keras.metrics.Mean("loss")
+    model._loss_tracker = mean
+    found = []
+    for loss in (2.0, np.nan, 3.0):
+        losses.begin()
+        mean.update_state(loss)
+        found.append(losses.end())
+    assert found[0] == {"step_loss": 2.0} and found[2] == {}
+    assert np.isnan(found[1]["step_loss"])
 
 
 def test_other_callbacks_work_beside_it(run):

@@ -231,7 +231,7 @@ def test_float32_is_the_training_without_a_scale(way):
     assert said["overflow_count"] == said["skipped_steps"] == len(BAD)
 
 
-@pytest.mark.slow_but("fit]", "0]", "eager")
+@pytest.mark.slow_but("[fit]")
 @pytest.mark.parametrize("way", ["fit", "fit, xla", "eager loop, unbuilt"])
 def test_accumulated_gradients_are_those_without_a_scale(way):
     options = {"gradient_accumulation_steps": 3}

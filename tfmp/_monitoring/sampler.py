@@ -67,9 +67,12 @@ class Sampler:
         if not self._statistics:
             return
         if self._measuring is None or not self._measuring.fits():
-            self._measuring = MeasuredStep(self.model, self._elements)
+            self._measuring = self._new_step()
             self.start()
         self._measuring.arm()
+
+    def _new_step(self) -> MeasuredStep:
+        return MeasuredStep(self.model, self._elements)
 
     def stop(self) -> None:
         """Gives the model its own step back."""

@@ -15,7 +15,9 @@ class StepLoss:
 
     Keras' metric has the sum of the losses, weighted by examples, and the sum
     of the weights; the loss is what the execution adds to one over what it
-    adds to the other.
+    adds to the other.  Both are float32 sums over the epoch: after a million
+    batches the loss of one is known to a few percent, and after a loss that is
+    not finite those of its epoch are unknown.
 
     Args:
         model: that is trained.
@@ -33,9 +35,10 @@ class StepLoss:
         """Returns the loss since `begin` by its name, nothing if unknown."""
         before, self._before = self._before, None
         after = None if before is None else self._sums()
-        if after is None or not after[1] > before[1]:
+        if after is None or not np.isfinite(before).all():
             return {}
-        return {NAME: float((after[0] - before[0]) / (after[1] - before[1]))}
+        added, weights = after - before
+        return {NAME: float(added / weights)} if weights > 0 else {}
 
     def _sums(self) -> Any:
         for metric in self._model.metrics:

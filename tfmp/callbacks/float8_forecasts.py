@@ -85,14 +85,8 @@ class ShadowSampler(Sampler):
         super().__init__(model, True, elements)
         self.shadows: dict[str, Operator] = {}
 
-    def arm(self) -> None:
-        """Has the next execution measured."""
-        if self._measuring is None or not self._measuring.fits():
-            self._measuring = ShadowedStep(
-                self.model, self._elements, self.shadows
-            )
-            self.start()
-        self._measuring.arm()
+    def _new_step(self) -> ShadowedStep:
+        return ShadowedStep(self.model, self._elements, self.shadows)
 
     def take(self, count: StepCount, logs: Logs) -> Sample:
         """Returns a sample, also before the first execution is measured."""

@@ -118,7 +118,7 @@ def apply(
     record = record_of(layer)
     inside = inside or isinstance(layer, Float32Inside)
     if record is None:
-        before = before or layer.dtype_policy
+        before = layer.dtype_policy if before is None else before
         record = layer.tfmp_record = Record(stock_class(layer), before)
     record.reason = reason
     cls = _class_of(layer, record.stock, inside)
@@ -134,7 +134,8 @@ def undo(layer: keras.Layer) -> None:
     elif before is None:
         before = _of_keras(layer)
     class_and_policy.drop_float8(layer)
-    class_and_policy.assign(layer, before or layer.dtype_policy, stock)
+    policy = layer.dtype_policy if before is None else before
+    class_and_policy.assign(layer, policy, stock)
     if record:
         input_casts.cast_again(layer)
         del layer.tfmp_record
@@ -182,8 +183,9 @@ def _as_before(layer: keras.Layer) -> Iterator[None]:
     with class_and_policy.kept(below):
         for child in below:
             record = record_of(child)
-            before = (record and record.policy) or child.dtype_policy
-            class_and_policy.assign(child, before, stock_class(child))
+            policy = record.policy if record else None
+            policy = child.dtype_policy if policy is None else policy
+            class_and_policy.assign(child, policy, stock_class(child))
         yield
 
 

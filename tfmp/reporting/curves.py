@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -112,7 +113,7 @@ def _of_what(runs: Mapping[str, Run]) -> str:
         else "Keras' running mean of the epoch"
         for run in runs.values()
     }
-    return ", of an older log ".join(sorted(kinds, reverse=True))
+    return ", of a log without these ".join(sorted(kinds, reverse=True))
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
@@ -120,8 +121,10 @@ def _finite(values: np.ndarray) -> np.ndarray:
 
 
 def _in_words(name: str, run: Run) -> str:
+    seen = run.losses[np.isfinite(run.losses)]
+    loss = seen[-1] if len(seen) else math.nan
     return (
-        f"{name}: after step {run.steps[-1]}, loss {number(run.last(LOSS))}, "
+        f"{name}: after step {run.steps[-1]}, loss {number(loss)}, "
         f"loss scale {number(run.last(SCALE))}, skipped steps "
         f"{number(run.last(SKIPPED))}"
     )

@@ -9,6 +9,7 @@ import numpy as np
 from tfmp._support import advice
 from tfmp.reporting.logs import Run
 
+LOWEST = "mixed_float8"  # how policies in FP8 begin
 MEASURES = ("underflow_share", "saturation_share", "sqnr", "lag")
 
 
@@ -41,7 +42,15 @@ def without_advice(text: str) -> str:
 
 
 def has_left(run: Run, tensor: str) -> bool:
-    """Whether a tensor was measured, and is not in the newest measurement."""
+    """Whether a tensor was measured in FP8, and is in FP8 no longer.
+
+    A layer that a callback moved up is measured on, as FP8 would quantize it:
+    its changes tell.  What left otherwise is not in the newest measurement.
+    """
+    layer = tensor.rpartition("/")[0]
+    changes = [change.after for change in run.changes if change.layer == layer]
+    if changes:
+        return not changes[-1].startswith(LOWEST)
     row = _newest_row(run)
     known = [~np.isnan(run.values(f"{tensor}/{name}")) for name in MEASURES]
     measured = np.any(known, axis=0)

@@ -105,13 +105,12 @@ def number(value: Any, digits: int = 4) -> str:
 
 
 def _loss(run: Run) -> Finding | None:
-    losses = run.values("logs/loss")
-    seen = losses[~np.isnan(losses)]
+    if math.isinf(run.last("logs/loss")):
+        return Finding(BAD, f"{advice.NOT_FINITE}.")
+    seen = run.losses[np.isfinite(run.losses)]
     if not len(seen):
         return None
     first, last = float(seen[0]), float(seen[-1])
-    if not math.isfinite(last):
-        return Finding(BAD, f"{advice.NOT_FINITE}.")
     way = f"from {number(first)} to {number(last)}"
     if last < first:
         return Finding(GOOD, f"The loss fell {way}.")
