@@ -111,10 +111,11 @@ PRIVATE_IMPORTS = {
     "_keras/weights_saving.py": ["keras.src.saving.saving_lib"],
 }
 
-# What only one module does: the attributes that it sets, or reads.
+# Which modules set an attribute, or call it.
 ALONE = {
     "__class__": ["_keras/class_and_policy.py", "_keras/layer_calls.py"],
     "_dtype_policy": ["_keras/class_and_policy.py"],
+    "_getframe": [],
     "currentframe": ["_keras/frames.py"],
 }
 

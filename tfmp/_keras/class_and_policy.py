@@ -10,6 +10,8 @@ they do, `tests/test_quantizable.py` whether maps are left alone.
     become       both, with the FP8 state that goes with them
     kept         both come back after a block
     drop_float8  the state goes
+
+`layer_calls` alone has classes of its own, for as long as a layer is watched.
 """
 
 from __future__ import annotations

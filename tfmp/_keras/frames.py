@@ -1,6 +1,7 @@
 """Whose code runs just now, where Keras says it to nobody: read off frames.
 
-This is the only module that looks at frames.  Each use is one that Keras 3.15
+This is the only module that asks Python for a frame; `policy_callers` reads
+the one that it is given.  Each use is one that Keras 3.15
 has no other way for:
 
 - `Policy.name`: `Operation.from_config` and `quantize` reduce a policy to its
