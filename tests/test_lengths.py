@@ -137,7 +137,6 @@ def test_a_compiled_function_is_left_as_it_was():
     assert ["SplitV" in each for each in kinds] == [True, False]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("eagerly", [False, True])
 def test_new_lengths_need_no_new_programs(eagerly):
     contractions._compiled.cache_clear()

@@ -701,7 +701,6 @@ def test_kept_steps_are_beside_those_of_a_monitor():
     ]
 
 
-@pytest.mark.slow
 def test_only_the_newest_steps_are_kept():
     seen, _ = traced_in(ALTERNATING, programs=1)
     assert sorted(set(seen)) == [0, 1, 2]

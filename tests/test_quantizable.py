@@ -176,7 +176,6 @@ def test_float16_is_refused_before_the_layer_has_changed():
     assert kinds(model) == before
 
 
-@pytest.mark.slow
 def test_gptq(tmp_path):
     ids = np.arange(6)[None] % 4
     embedding, dense = layers.Embedding(4, 32), layers.Dense(32, name="dense")
