@@ -19,6 +19,44 @@ SHAPE = (4, 12, 16)
 IMAGE = (2, 9, 9, 16)
 
 
+def with_a_float32_end():
+    head = layers.Dense(32, name="head", dtype="float32")
+    end = layers.Activation("linear", dtype="float32", name="end")
+    return keras.Sequential(
+        [keras.Input([16]), layers.Dense(32, name="first"), head, end]
+    )
+
+
+@pytest.mark.parametrize("policy", ["mixed_float8", "mixed_bfloat16"])
+def test_a_layer_that_was_made_in_float32_stays(policy):
+    model = with_a_float32_end()
+    report = tfmp.convert(model, policy, filter="all")
+    first, head = report.rows
+    assert first.precision != "float32"
+    assert (head.precision, head.reason) == (
+        "float32",
+        "its own dtype is float32",
+    )
+    assert model.predict(np.ones([2, 16]), verbose=0).dtype == "float32"
+    tfmp.set_precision(model, {"sequential.*/head": policy})
+    assert model.get_layer("head").compute_dtype == "bfloat16"  # by name
+
+
+def test_nothing_is_known_of_a_layer_of_a_config():
+    model = keras.models.clone_model(with_a_float32_end())
+    tfmp.convert(model, filter="all")
+    assert {each.compute_dtype for each in model.layers} == {"bfloat16"}
+
+
+def test_what_is_in_a_layer_that_was_made_in_float32_stays():
+    attention = layers.MultiHeadAttention(2, 16, dtype="float32")
+    x = keras.Input([8, 32])
+    model = keras.Model(x, layers.Dense(32)(attention(x, x)))
+    tfmp.convert(model, filter="all")
+    parts = attention._flatten_layers()
+    assert {each.compute_dtype for each in parts} == {"float32"}
+
+
 @pytest.mark.parametrize("cls", DEFAULTS, ids=lambda cls: cls.__name__)
 def test_every_default_has_a_reason(cls):
     assert DEFAULTS[cls].precision in PRECISIONS and DEFAULTS[cls].reason

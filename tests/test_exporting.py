@@ -303,7 +303,7 @@ def test_lora_is_rounded_with_its_kernel(tmp_path):
     for old, new in zip(before, model.weights, strict=True):
         np.testing.assert_array_equal(old, new)
     assert report.layers[0].exported.endswith("LoRA included")
-    assert report.sqnr > 28  # 21 if the kernel's own rounding were added
+    assert report.sqnr > 26  # 21 if the kernel's own rounding were added
 
 
 @pytest.mark.slow

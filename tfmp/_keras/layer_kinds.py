@@ -26,6 +26,17 @@ def is_preprocessing_class(cls: type) -> bool:
     )
 
 
+def is_told(layer: keras.Layer, dtype: str) -> bool:
+    """Whether who made a layer said its dtype, as far as Keras remembers.
+
+    Keras keeps arguments that are numbers and strings.  A layer of a file, and
+    a clone, has each of them, so that nothing is known of its dtype.
+    """
+    kept = getattr(layer, "_auto_config", None)
+    given = {} if kept is None else kept.config
+    return given.get("dtype") == dtype and "trainable" not in given
+
+
 def is_container(layer: keras.Layer) -> bool:
     """Whether a layer saves its sublayers one by one, as they are."""
     return type(layer) in (Functional, keras.Sequential)

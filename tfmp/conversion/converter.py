@@ -44,6 +44,10 @@ def convert(
     The layers stay the same objects with the same weights, names and paths.
     What is not built yet is converted when it is.
 
+    A layer that was made with `dtype="float32"` stays, unless a key of a map
+    names it.  Keras forgets that of a `Lambda`, of a layer with objects among
+    its arguments, and of one of a file or a clone: name those in a map.
+
     A compiled model goes on training: its optimizer's state is kept.  If a
     Keras optimizer is built already, which then takes no new variables, it is
     put inside a `tfmp.optimizers.LossScaleOptimizer`.

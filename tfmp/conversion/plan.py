@@ -52,8 +52,10 @@ class Conversion:
     def run(self, top: keras.Layer, path: str) -> None:
         """Converts a layer and all below it, also what is built later."""
         layers = flatten(top, path)
+        told = _told(layers)
         for name, layer in layers.items():
-            self.convert_one(layer, name, _parent(layers, name))
+            parent = _parent(layers, name)
+            self.convert_one(layer, name, parent, told=name in told)
         input_casts.keep_below(top, outermost=True)
 
     def run_again(self, top: keras.Layer, path: str) -> None:
@@ -62,12 +64,13 @@ class Conversion:
         if record is None:
             return
         layers = flatten(top, path)
+        told = _told(layers)
         for name, layer in layers.items():
             known, parent = record_of(layer), _parent(layers, name)
             if known is None or known.reason == PENDING:
                 inherits = layer.dtype_policy == top.dtype_policy
                 before = record.policy if inherits else None
-                self.convert_one(layer, name, parent, before)
+                self.convert_one(layer, name, parent, before, name in told)
         input_casts.keep_below(top, call_context.is_called_by_user(top))
 
     def convert_one(
@@ -76,6 +79,7 @@ class Conversion:
         path: str,
         parent: keras.Layer | None,
         before: keras.DTypePolicy | None = None,
+        told: bool = False,
     ) -> None:
         """Decides about one layer and changes it.
 
@@ -84,18 +88,23 @@ class Conversion:
             path: of the layer.
             parent: the layer that it is in, if known.
             before: the policy to go back to, if not the present one.
+            told: whether it was made with `dtype="float32"`.
         """
-        decision = self.decision(layer, path, parent)
+        decision = self.decision(layer, path, parent, told)
         if decision is None:
             return
         if not layer.built:
             again = functools.partial(self.run_again, layer, path)
             layer_builds.after_build(layer, again)
-        inside = self.is_inside(layer, path, parent, decision[0])
+        inside = self.is_inside(layer, path, parent, decision[0], told)
         apply(layer, *decision, before, inside)
 
     def decision(
-        self, layer: keras.Layer, path: str, parent: keras.Layer | None
+        self,
+        layer: keras.Layer,
+        path: str,
+        parent: keras.Layer | None,
+        told: bool = False,
     ) -> tuple[keras.DTypePolicy, str] | None:
         """Returns the policy that a layer gets, and why; None if it stays."""
         key = self.policy.match(path, layer.path or path)
@@ -105,7 +114,10 @@ class Conversion:
             wide = layer.compute_dtype == "float32" and not _is_open(parent)
             return (layer.dtype_policy, PREPARES.reason) if wide else None
         policy = self.policy[path if key is None else key]
-        if is_router(layer, parent) and policy.compute_dtype in NARROW:
+        narrow = policy.compute_dtype in NARROW
+        if narrow and self.keeps(layer, told and key is None):
+            return layer.dtype_policy, "its own dtype is float32"
+        if is_router(layer, parent) and narrow:
             return policies.Policy("float32"), ROUTER.reason
         if _is_attention(parent):
             policy = policies.in_projections(policy, path)
@@ -118,8 +130,11 @@ class Conversion:
     ) -> dict[str, tuple[keras.DTypePolicy, str]]:
         """Returns what `run` would make of each layer that does not stay."""
         layers = flatten(top, path)
+        told = _told(layers)
         found = {
-            name: self.decision(layer, name, _parent(layers, name))
+            name: self.decision(
+                layer, name, _parent(layers, name), name in told
+            )
             for name, layer in layers.items()
         }
         return {name: each for name, each in found.items() if each}
@@ -132,8 +147,6 @@ class Conversion:
         policy: keras.DTypePolicy,
     ) -> tuple[keras.DTypePolicy, str]:
         """Returns the policy of a layer that was asked to go to FP8."""
-        if self.keep_float32 and layer.compute_dtype == "float32":
-            return layer.dtype_policy, "its own dtype is float32"
         precision, reason = self.default(layer, policy)
         if precision == "float32":
             return _in_float32(reason, policy, parent)
@@ -176,6 +189,7 @@ class Conversion:
         path: str,
         parent: keras.Layer | None,
         given: keras.DTypePolicy,
+        told: bool = False,
     ) -> bool:
         """Whether a layer gets float32 in code that it is not meant for."""
         if _is_open(parent) or given.compute_dtype != "float32":
@@ -184,8 +198,11 @@ class Conversion:
             return False
         key = self.policy.match(path, layer.path or path)
         asked = self.policy[path if key is None else key]
-        told = self.keep_float32 and layer.compute_dtype == "float32"
-        return asked.compute_dtype in NARROW and not told
+        return asked.compute_dtype in NARROW and not self.keeps(layer, told)
+
+    def keeps(self, layer: keras.Layer, told: bool) -> bool:
+        """Whether a layer is in float32, and was told to be."""
+        return layer.compute_dtype == "float32" and (self.keep_float32 or told)
 
     def refusal(
         self,
@@ -216,6 +233,20 @@ class Conversion:
         ):
             found = PREPARED_FURTHER
         return found.precision, found.reason
+
+
+def _told(layers: dict[str, keras.Layer]) -> set[str]:
+    """Returns the layers that were made with `dtype="float32"`, or are in one.
+
+    Not models that only hold layers, which hand their dtype to none.
+    """
+    found: set[str] = set()
+    for path, layer in layers.items():
+        holds = layer_kinds.is_container(layer)
+        inside = path.rpartition("/")[0] in found
+        if inside or (not holds and layer_kinds.is_told(layer, "float32")):
+            found.add(path)
+    return found
 
 
 def _parent(layers: dict[str, keras.Layer], path: str) -> keras.Layer | None:
