@@ -14,6 +14,7 @@ import zipfile
 
 import forked
 import keras
+import numpy as np
 import pytest
 import scale_logs
 
@@ -240,6 +241,28 @@ def test_files_go_back_to_plain_keras(run, model, tmp_path):
     names = ["float32", "mixed_bfloat16", "float32", "float32"]
     assert [name for name, _ in found] == names
     assert found[2] == found[3] == found[0]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_trained_model_goes_back_with_its_optimizer(run, tmp_path, dynamic):
+    model = keras.Sequential([keras.Input([16]), keras.layers.Dense(1)])
+    tfmp.convert(model, filter="all")
+    optimizer = tfmp.optimizers.LossScaleOptimizer("adam", 2.0, dynamic=dynamic)
+    model.compile(optimizer, "mse", jit_compile=False)
+    x = np.ones([8, 16], "float32")
+    model.fit(x, x[:, :1], verbose=0)
+    file, out = tmp_path / "fp8.keras", tmp_path / "plain.keras"
+    model.save(file)
+    assert run("revert", file, out)[0] == 0
+    with zipfile.ZipFile(out) as parts:
+        assert "tfmp" not in parts.read("config.json").decode()
+    plain = keras.models.load_model(out).optimizer
+    assert type(plain).__module__.startswith("keras")
+    inner = plain.inner_optimizer if dynamic else plain
+    for a, b in zip(
+        inner.variables, optimizer.inner_optimizer.variables, strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_revert_is_asked_for_a_file(run, model, tmp_path):

@@ -279,7 +279,7 @@ def test_layers_whose_gradients_turn_are_left_out(model, sensitivity):
         ({"budget": {"time": 1e-12}}, "`budget` must leave a choice"),
         ({"target": "abacus"}, "`target` must be one of"),
         ({"min_cosine": 2.0}, "`min_cosine` must be from -1"),
-        ({"candidates": ["float64"]}, "`sensitivity` must have rows"),
+        ({"candidates": ["float64"]}, "`candidates` must be out of those"),
         ({"sensitivity": 3}, "`sensitivity` must be a tfmp.analysis"),
     ],
 )

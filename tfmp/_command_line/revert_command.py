@@ -51,10 +51,33 @@ def to_keras(model: Any, policy: str | None = None) -> list[str]:
     layers = flatten(model)
     ours = [p for p, x in layers.items() if stock_class(x) is not type(x)]
     conversion.revert(model)
+    _give_plain_optimizer(model)
     for layer in layers.values() if policy else ():
         if layer.quantization_mode is None:
             class_and_policy.assign(layer, keras.DTypePolicy(policy))
     return ours
+
+
+def _give_plain_optimizer(model: Any) -> None:
+    """Puts what is inside a `LossScaleOptimizer` of tfmp in its place.
+
+    A loss scale that moves goes on in Keras' `LossScaleOptimizer`.
+    """
+    import keras
+
+    from tfmp import optimizers
+    from tfmp._keras import compile_arguments
+
+    scaled = getattr(model, "optimizer", None)
+    if not isinstance(scaled, optimizers.LossScaleOptimizer):
+        return
+    plain = scaled.inner_optimizer
+    if scaled.rule.dynamic:
+        scale = float(scaled.rule.in_use(scaled.dynamic_scale))
+        plain = keras.optimizers.LossScaleOptimizer(plain, scale)
+        plain.build(model.trainable_variables)
+    model.optimizer = plain
+    compile_arguments.remember(model, optimizer=plain)
 
 
 COMMAND = Command(

@@ -59,7 +59,7 @@ def search(
         target: what the time is of: a name of `tfmp.cost_model.TARGETS` or a
             `Target`, by the cost model; `"cpu"`, measured here; `"measured"`,
             measured on this machine's fastest device.
-        candidates: policies or their names, as for `sensitivity`.
+        candidates: policies or their names, out of those of `sensitivity`.
         min_cosine: leaves out a candidate for a layer whose gradients it
             turns further than that; from -1 to 1.
         batch_size: samples in the step that is timed.
@@ -94,6 +94,7 @@ def search(
     said = "a tfmp.analysis.Sensitivity"
     checks.instance("sensitivity", sensitivity, Sensitivity, said)
     found = subjects.find(model, sizes, tracing.trace(model, sizes))
+    _check_analysed(known, sensitivity)
     problem = problems.build(found, known, sensitivity, seconds, min_cosine)
     best, baselines = _best(problem, limits)
     policies = {c.name: c.policy for c in known}
@@ -107,6 +108,16 @@ def search(
         getattr(target, "name", target),
         sensitivity,
     )
+
+
+def _check_analysed(known: Sequence[Any], sensitivity: Sensitivity) -> None:
+    analysed = {row.candidate for row in sensitivity.only()}
+    missing = [each.name for each in known if each.name not in analysed]
+    if missing and analysed:
+        raise ValueError(
+            "`candidates` must be out of those that `sensitivity` has analysed, "
+            f"{sorted(analysed)}. Received: also {missing}"
+        )
 
 
 def _best(

@@ -30,6 +30,7 @@ from tfmp.policies.precision_map import PrecisionMap
 
 PENDING = "decided when it is built"
 NARROW = ("bfloat16", "float16")
+NO_DEFAULT = "the global policy: no key of the map names it"
 FAILING = (RESIZES, NO_KERNEL)
 
 
@@ -181,7 +182,8 @@ class Conversion:
             runs = default_of(layer, policy.compute_dtype) not in FAILING
             if precision == "float32" and not (named and runs):
                 return _in_float32(reason, policy, parent)
-        return policy, "asked for"
+        asked = named or self.policy.has_default
+        return policy, "asked for" if asked else NO_DEFAULT
 
     def is_inside(
         self,

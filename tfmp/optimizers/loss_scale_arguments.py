@@ -117,8 +117,9 @@ def of_keras(kwargs: dict[str, Any], growth_steps: Any) -> Any:
     if rest:
         unknown = "`, `".join(rest)
         raise ValueError(
-            f"LossScaleOptimizer does not have the arguments: `{unknown}`. "
-            f"Received: {rest!r}"
+            f"LossScaleOptimizer does not have the arguments: `{unknown}`. It "
+            "takes `initial_scale`, `growth_steps`, `factors`, `bounds`, "
+            f"`dynamic`, `hysteresis` and `name`. Received: {rest!r}"
         )
     return growth_steps
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -67,7 +68,12 @@ class ScaleRule:
         growth, backoff = _pair("factors", self.factors)
         growth = checks.number("factors[0]", growth, 1 + 2.0**-10, 2.0**16)
         backoff = checks.number("factors[1]", backoff, 2.0**-16, 1 - 2.0**-10)
-        first = checks.number("initial_scale", self.initial_scale, low, high)
+        first = checks.number("initial_scale", self.initial_scale, 0, math.inf)
+        if not low <= first <= high:
+            raise ValueError(
+                f"`initial_scale` must be within `bounds`, from {low} to "
+                f"{high}. Received: {first}"
+            )
         object.__setattr__(self, "bounds", (low, high))
         object.__setattr__(self, "factors", (growth, backoff))
         object.__setattr__(self, "initial_scale", first)

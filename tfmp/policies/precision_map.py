@@ -58,7 +58,7 @@ class PrecisionMap(keras.dtype_policies.DTypePolicyMap):
         self, policies: Mapping[str, Any] | None = None, default: Any = None
     ) -> None:
         super().__init__(default_policy=_default(default))
-        self._given_default = default is not None
+        self.has_default = default is not None
         if policies is not None and not isinstance(policies, Mapping):
             raise TypeError(
                 "`policies` must be a dictionary of paths or patterns to "
@@ -159,7 +159,7 @@ class PrecisionMap(keras.dtype_policies.DTypePolicyMap):
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as JSON-serialisable values."""
         serialize = keras.dtype_policies.serialize
-        default = self.default_policy if self._given_default else None
+        default = self.default_policy if self.has_default else None
         return {
             "policies": {
                 key: serialize(policy) for key, policy in self.items()
