@@ -94,10 +94,11 @@ def precisions(rows: Rows) -> list[str]:
         made = row["products"]
         text = ", ".join(f"{n} {t}" for t, n in made["by_types"].items())
         share = f"{made['float8_share']:.1%} of the FLOPs in FP8"
-        lines.append(
-            f"{name:16}{text}; {share}, {made['fallbacks']} fall-backs, "
-            f"{row['skipped_steps']} steps skipped"
-        )
+        lines += [
+            f"{name:16}{text}",
+            f"{'':16}{share}, {made['fallbacks']} fall-backs, "
+            f"{row['skipped_steps']} steps skipped",
+        ]
     return lines
 
 
