@@ -16,7 +16,7 @@ from absl import app, flags
 from absl.testing import flagsaver
 
 from examples import __main__ as program
-from examples import recommender, tables
+from examples import recommender, segmentation, tables
 from examples.harness import comparison, example, files, memory, settings
 from examples.harness import summary as summaries
 from examples.harness.settings import Settings, Size
@@ -307,6 +307,15 @@ def test_recall_is_that_of_what_was_liked(downloads):
     data = recommender.EXAMPLE.data(Size.SMOKE, downloads)
     model = recommender.EXAMPLE.model(data)
     assert recommender.afterwards(model, data) == {"recall@10": 1.0}
+
+
+def test_scenes_show_what_their_labels_say():
+    bright = np.full([1, 28, 28], 255, "uint8")
+    x, y = segmentation.scenes(bright, np.array([3]), 2, seed=0)
+    assert x.shape == (2, 64, 64, 1)
+    np.testing.assert_array_equal(x[..., 0] == 1, y == 3)
+    assert set(np.unique(y)) == {3, segmentation.BACKGROUND}
+    assert (y == 3).sum() >= 2 * 28 * 28
 
 
 def test_an_example_is_short():
