@@ -1,0 +1,110 @@
+"""What an example declares: its model, its data and its metric."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from examples.harness.settings import Size
+
+AUTO = tf.data.AUTOTUNE
+
+
+class Data(NamedTuple):
+    """Arrays, or structures of arrays: inputs and labels of each split."""
+
+    train: tuple[Any, Any]
+    validation: tuple[Any, Any]
+
+    def batches(self, batch_size: int, seed: int) -> tf.data.Dataset:
+        """Batches to train on, in an order that only the seed decides.
+
+        Raises:
+            ValueError: if there is not a batch of samples.
+        """
+        count = len(keras.tree.flatten(self.train)[0])
+        if batch_size > count:
+            raise ValueError(
+                f"`batch_size` must be at most {count}. Received: {batch_size}"
+            )
+        samples = tf.data.Dataset.from_tensor_slices(self.train)
+        samples = samples.shuffle(count, seed, reshuffle_each_iteration=True)
+        return samples.batch(batch_size, drop_remainder=True).prefetch(AUTO)
+
+    def validation_batches(self, batch_size: int) -> tf.data.Dataset:
+        """Batches of all the validation data."""
+        samples = tf.data.Dataset.from_tensor_slices(self.validation)
+        return samples.batch(batch_size).prefetch(AUTO)
+
+
+class Metric(NamedTuple):
+    """What an example is judged by, on its validation data.
+
+    Attributes:
+        name: in words.
+        make: makes the Keras metric.
+        factor: from Keras' value to the one that is shown.
+        unit: of that.
+        digits: behind the point.
+        higher_is_better: or else lower.
+    """
+
+    name: str
+    make: Callable[[], keras.metrics.Metric]
+    factor: float = 1.0
+    unit: str = ""
+    digits: int = 2
+    higher_is_better: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A training.
+
+    Attributes:
+        name: what `python -m examples` calls it.
+        field: such as "vision".
+        says: what is trained on what, in a line.
+        data: reads the data, given its size and the folder of downloads.
+        model: builds a plain Keras model, in float32, for these data.
+        optimizer: makes the optimizer, given the number of steps.
+        loss: makes the loss.
+        metric: what counts.
+        epochs: passes over the data.
+        batch_size: samples a step.
+        afterwards: what else to measure of a trained model, by name; numbers,
+            or text to read.
+    """
+
+    name: str
+    field: str
+    says: str
+    data: Callable[[Size, pathlib.Path], Data]
+    model: Callable[[Data], keras.Model]
+    optimizer: Callable[[int], keras.optimizers.Optimizer]
+    loss: Callable[[], keras.losses.Loss]
+    metric: Metric
+    epochs: int
+    batch_size: int
+    afterwards: Callable[[keras.Model, Data], dict[str, Any]] | None = None
+
+
+def cosine(
+    rate: float, steps: int, warm_up: float = 0.05
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """A rate that rises for a share of the steps, then falls to zero."""
+    rising = int(warm_up * steps)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, steps - rising, warmup_target=rate, warmup_steps=rising
+    )
+
+
+def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Labels as Keras' losses with label smoothing take them."""
+    return np.eye(classes, dtype="float32")[labels]
