@@ -115,7 +115,7 @@ def _check_analysed(known: Sequence[Any], sensitivity: Sensitivity) -> None:
     missing = [each.name for each in known if each.name not in analysed]
     if missing and analysed:
         raise ValueError(
-            "`candidates` must be out of those that `sensitivity` has analysed, "
+            "`candidates` must be out of those that `sensitivity` analysed, "
             f"{sorted(analysed)}. Received: also {missing}"
         )
 
