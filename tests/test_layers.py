@@ -253,3 +253,25 @@ def test_bad_units(units):
 def test_unknown_policy():
     with pytest.raises(ValueError, match="mixed_float9"):
         tfmp.layers.Dense(4, dtype="mixed_float9")
+
+
+@pytest.mark.parametrize("length", [16, None])
+def test_a_training_step_checks_no_shape_as_it_runs(length):
+    """For XLA that is a length that can change, and dropout then costs 10x."""
+    wide = {"dtype": tfmp.Policy("mixed_float8")}
+    layer = tfmp.layers.Dense(16, **wide)
+    layer.build([None, length, 16])
+
+    @tf.function(input_signature=[tf.TensorSpec([None, length, 16])])
+    def step(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.cast(layer(x, training=True), tf.float32))
+        return tape.gradient(loss, layer.trainable_variables)
+
+    graph = step.get_concrete_function().graph.as_graph_def()
+    nodes = [
+        *graph.node,
+        *(n for f in graph.library.function for n in f.node_def),
+    ]
+    assert "XlaCallModule" in {node.op for node in nodes}
+    assert "EnsureShape" not in {node.op for node in nodes}

@@ -109,7 +109,9 @@ class Program:
             saturate=isinstance(target, formats.BlockFormat),
             seed=self.seed(role, x) if rounding == "stochastic" else None,
         )
-        return tf.ensure_shape(tf.reshape(low, tf.shape(x)), x.shape)
+        low = tf.reshape(low, tf.shape(x))
+        low.set_shape(x.shape)
+        return low
 
     def seed(self, role: str, x: tf.Tensor) -> tf.Tensor:
         """Returns a seed that follows from the recipe's and the values."""

@@ -164,7 +164,8 @@ def _in_blocks(
     low = tf.reshape(low, tf.shape(padded))[..., :count]
     inverse = [order.index(axis) for axis in range(len(order))]
     low = tf.transpose(tf.reshape(low, lengths), inverse)
-    return tf.ensure_shape(low, x.shape)
+    low.set_shape(x.shape)
+    return low
 
 
 def _scaled_blocks(

@@ -181,7 +181,8 @@ def _access_to(
         value = tf.raw_ops.ReadVariableOp(
             resource=handle(), dtype=variable.dtype
         )
-        return tf.ensure_shape(value, variable.shape)
+        value.set_shape(variable.shape)  # EnsureShape has XLA inline dropout
+        return value
 
     def write(value: tf.Tensor) -> None:
         tf.raw_ops.AssignVariableOp(resource=handle(), value=value)

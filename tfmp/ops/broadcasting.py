@@ -52,4 +52,5 @@ def _repeat(
     result = tf.broadcast_to(x, shape, name=name)
     lengths = x.shape.as_list()
     lengths[axis] = known
-    return tf.ensure_shape(result, lengths)
+    result.set_shape(lengths)
+    return result

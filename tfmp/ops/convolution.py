@@ -147,4 +147,5 @@ def _fit(
         kept[axis] = n - (n - reach - 1) % stride
     x = tf.slice(tf.pad(x, ends), [0] * len(ends), kept)
     known = [None if axis in loose else n for axis, n in enumerate(shape)]
-    return tf.ensure_shape(x, known)
+    x.set_shape(known)
+    return x
