@@ -91,6 +91,7 @@ def analyse(model: keras.Model, images: Any) -> analysis.Sensitivity:
     given = {
         "candidates": (LOW, HALF),
         "samples": FLAGS.samples,
+        "roles": ["layer"],  # all that `search` reads
         "verbose": sys.stdout.isatty(),
     }
     found = analysis.sensitivity(model, images, **given)

@@ -319,6 +319,28 @@ def test_what_float16_says_of_what_stays():
     assert {r.reason for r in rows.values()} == {"asked for"}
 
 
+def test_a_named_layer_leaves_its_default_if_it_runs_so():
+    """XLA cannot compile the gradient of resizing; the report says so."""
+    model = keras.Sequential(
+        [
+            keras.Input([4, 4, 2]),
+            layers.UpSampling2D(interpolation="bilinear", name="resizes"),
+            layers.Softmax(name="named"),
+            layers.Softmax(name="other"),
+        ]
+    )
+    named = dict.fromkeys(["resizes", "named"], "mixed_bfloat16")
+    report = tfmp.convert(model, tfmp.PrecisionMap(named, "mixed_float8"))
+    found = [layer.compute_dtype for layer in model.layers]
+    assert found == ["float32", "bfloat16", "float32"]
+    (said,) = report.notes
+    assert "resizes stays in float32: " in said and "XLA cannot" in said
+    notes = tfmp.convert(model, {"named": "mixed_float8"}).notes
+    assert model.layers[1].compute_dtype == "float32"
+    assert any("named stays in float32: a sum of" in said for said in notes)
+    assert not tfmp.set_precision(model, {".*": "mixed_bfloat16"}).notes
+
+
 def test_own_code_is_listed_with_a_reason():
     class Scale(layers.Layer):
         def build(self, shape):

@@ -134,6 +134,38 @@ def test_what_is_not_built_is_reverted_too():
     assert not amax_of(model)
 
 
+@pytest.mark.parametrize("is_converted", [True, False])
+@pytest.mark.parametrize(
+    ("make", "shapes"),
+    [
+        (functools.partial(tfmp.layers.Dense, 4), 1),
+        (
+            functools.partial(
+                tfmp.layers.EinsumDense, "abc,cd->abd", [None, 4]
+            ),
+            1,
+        ),
+        (functools.partial(tfmp.layers.Conv1D, 4, 2), 1),
+        (tfmp.layers.BatchNormalization, 1),
+        (functools.partial(tfmp.layers.MultiHeadAttention, 2, 4), 2),
+        (functools.partial(tfmp.layers.GroupedQueryAttention, 4, 2, 1), 2),
+    ],
+    ids=lambda value: str(getattr(value, "func", value)),
+)
+def test_a_layer_of_tfmp_that_is_reverted_builds_as_one_of_keras(
+    make, shapes, is_converted
+):
+    layer = make()
+    if is_converted:
+        tfmp.convert(layer, filter="all")
+    tfmp.revert(layer)
+    layer.build(*[[2, 3, 8]] * shapes)
+    assert layer.built and layer.weights
+    assert type(layer).__module__.startswith("keras.")
+    kinds = {type(each).__module__ for each in flatten(layer).values()}
+    assert not any(kind.startswith("tfmp.") for kind in kinds)
+
+
 @pytest.mark.slow
 def test_a_model_that_is_built_later_is_converted_whole():
     keras.utils.set_random_seed(0)

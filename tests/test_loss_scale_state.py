@@ -418,6 +418,22 @@ def test_a_file_holds_the_moments_once(saved):
     assert sizes["now"] - sizes["plain"] < 0.5 * moments
 
 
+def test_nothing_of_a_save_stays_on_the_inner_optimizer(tmp_path):
+    """Keras saves an attribute of the model before, if its name is earlier."""
+    inner = keras.optimizers.Adam()
+    model, _ = two_steps(LossScaleOptimizer(inner))
+    model.adam = inner
+    path = tmp_path / "own.weights.h5"
+    model.save_weights(path)
+    assert "save_own_variables" not in vars(inner)
+    saved = [variable.numpy() for variable in model.optimizer.variables]
+    for variable in model.optimizer.variables:
+        variable.assign(keras.ops.zeros_like(variable))
+    model.load_weights(path)
+    for variable, value in zip(model.optimizer.variables, saved, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
 @pytest.mark.parametrize("name", ["now.keras", "before.keras"])
 def test_a_training_goes_on_from_a_file_bit_for_bit(saved, name):
     folder, model, x = saved

@@ -733,6 +733,20 @@ def test_a_pass_hands_over_what_it_observed():
     assert [each.numpy().tolist() for each in seen] == [[3.0, 1.0, 0.5]]
 
 
+def test_a_pass_reads_a_variable_when_it_is_used():
+    amax = tf.Variable([0.0, 0.0, 0.0])
+    run = ops.Pass(amax)
+    x, w = tf.constant([[1.0, -3.0]]), tf.ones([2, 4])
+    for assumed in ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]):
+        amax.assign(assumed)
+        with tf.GradientTape() as tape:
+            y = ops.matmul(x, w, amax=run)
+        expected = ops.matmul(x, w, amax=tf.constant(assumed))
+        assert oracles.same_bits(y, expected)
+        assert tape.gradient(y, amax).numpy().tolist() == [3.0, 1.0, 1.0]
+    assert float(y[0, 0]) == 1.0 - 1.75  # 3 is clipped, at that amax
+
+
 @pytest.mark.parametrize(
     ("error", "equation"), [(TypeError, b"ab,bc->ac"), (TypeError, None)]
 )

@@ -64,7 +64,7 @@ BLACKWELL = Generation(
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-    """A GPU by the numbers of its data sheet.
+    """A GPU, by its data sheet and by what such devices report.
 
     Attributes:
         name: the vendor's, after "NVIDIA".
@@ -73,7 +73,7 @@ class Gpu:
         clock: GHz, the highest.
         bandwidth: of its memory, TB/s.
         l2: MiB of cache.
-        memory: GB.
+        memory: GB that a device reports, not those of its data sheet.
 
     >>> print(TARGETS["l40s"].description().splitlines()[7])
       core_count: 142

@@ -1,4 +1,4 @@
-"""The end of a layer's `build`, which Keras tells nobody of.
+"""A layer's `build`: its end, which Keras tells nobody of, and whose it is.
 
 What is not built yet is converted when it is, and gets its FP8 state then.
 `tests/test_convert.py` tells: `test_a_model_that_is_built_later...`.
@@ -34,3 +34,19 @@ def after_build(layer: keras.Layer, callback: Callable[[], None]) -> None:
 
     build_then.waiting = [callback]  # type: ignore[attr-defined]
     layer.build = build_then
+
+
+def of_present_class(build: Callable[..., None]) -> Callable[..., None]:
+    """Makes a method `build` follow a layer to the class that it gets.
+
+    `keras.Layer.__new__` keeps the method of the class that the layer is made
+    of.  After `revert` the layer is of another, which has another `build`.
+    """
+
+    @functools.wraps(build)
+    def build_now(layer: keras.Layer, *args: Any, **kwargs: Any) -> None:
+        bases = type(layer).__mro__
+        is_own = any(vars(base).get("build") is build_now for base in bases)
+        (build if is_own else type(layer).build)(layer, *args, **kwargs)
+
+    return build_now

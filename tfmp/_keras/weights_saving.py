@@ -10,6 +10,7 @@ another file than the one whose digest was right.
 from __future__ import annotations
 
 import io
+import weakref
 import zipfile
 from typing import IO, Any
 
@@ -54,18 +55,25 @@ def save_once(store: Any, optimizer: Any) -> None:
         return
     saved, count = store._h5_entry_group, len(inner.variables)
     first = len(optimizer.variables) - count
+    this: Any = weakref.ref(store)
 
     def link(inner_store: Any) -> None:
-        del inner.save_own_variables
+        forget()
         group = inner_store._h5_entry_group
-        if inner_store is not store or not inner_store._h5_entry_initialized:
+        if inner_store is not this() or not inner_store._h5_entry_initialized:
             inner.save_own_variables(inner_store)
             return
         for i in range(count):
             group[str(i)] = saved[str(first + i)]
 
-    # For one call, which Keras makes next.
+    def forget() -> None:
+        if vars(inner).get("save_own_variables") is link:
+            del inner.save_own_variables
+
+    # For one call, which Keras makes next, or has made before: the model may
+    # have the inner optimizer as an attribute of its own.
     inner.save_own_variables = link
+    weakref.finalize(store, forget).atexit = False
 
 
 def load(model: keras.Model, file: IO[bytes]) -> None:

@@ -80,10 +80,7 @@ def _batches_of(data: Any, samples: int) -> Iterator[Any]:
 def _slices(data: tuple[Any, ...], samples: int) -> Iterator[Any]:
     if not 1 <= len(data) <= 3:
         raise ValueError(f"a tuple of {len(data)}")
-    leaves = [x for x in keras.tree.flatten(data) if x is not None]
-    if not leaves or not all(getattr(x, "ndim", 0) for x in leaves):
-        raise TypeError("arrays have a first axis of samples")
-    lengths = {int(x.shape[0]) for x in leaves}
+    lengths = {int(x.shape[0]) for x in _arrays(data)}
     if len(lengths) > 1:
         raise ValueError(f"arrays of different lengths, {sorted(lengths)}")
     end = min(samples, *lengths)
@@ -96,9 +93,18 @@ def _slices(data: tuple[Any, ...], samples: int) -> Iterator[Any]:
         )
 
 
+def _arrays(data: Any) -> list[Any]:
+    leaves = [x for x in keras.tree.flatten(data) if x is not None]
+    if not leaves or not all(len(getattr(x, "shape", ())) for x in leaves):
+        raise TypeError("arrays have a first axis of samples")
+    return leaves
+
+
 def _tensors(batch: Any) -> Batch:
     parts = keras.utils.unpack_x_y_sample_weight(batch)
-    return Batch(*(keras.tree.map_structure(_tensor, part) for part in parts))
+    x, *rest = (keras.tree.map_structure(_tensor, part) for part in parts)
+    _arrays(x)
+    return Batch(x, *rest)
 
 
 def _tensor(leaf: Any) -> Any:

@@ -52,7 +52,7 @@ def search(
     Args:
         model: any Keras model, built.
         sensitivity: what `sensitivity` gave for the model and the candidates,
-            with rows of `"layer"`.
+            with rows of `"layer"`; `roles=["layer"]` there is enough.
         budget: the most of one or more: `"loss_increase"` in percent of the
             loss; `"time"`, seconds of the products in a training step;
             `"memory"`, bytes of operands that the backward pass keeps.
@@ -80,7 +80,8 @@ def search(
     >>> model = keras.Sequential([keras.Input([64]), head], name="net")
     >>> data = np.ones([8, 64], "float32"), np.zeros([8, 64], "float32")
     >>> from tfmp.analysis import sensitivity
-    >>> effects = sensitivity(model, data, "mse", verbose=False)
+    >>> effects = sensitivity(model, data, "mse", roles=["layer"],
+    ...                       verbose=False)
     >>> found = search(model, effects, budget={"loss_increase": 0.1})
     >>> dict(found.best.choice)
     {'net/head': 'mixed_bfloat16'}

@@ -175,7 +175,9 @@ def _change(model: keras.Layer, plan: Conversion) -> list[str]:
     with strategy.scope():
         plan.run(model, model.name)
         notes = [*training_update.follow(model), *overflows(model)]
-    paths = [*flatten(model), *(x.path or "" for x in flatten(model).values())]
+    layers = flatten(model)
+    notes += plan.notes(layers)
+    paths = [*layers, *(x.path or "" for x in layers.values())]
     for given in (plan.policy, plan.choice.patterns):
         if unknown := given.unmatched(paths):
             notes.append(f"no layer has a path like {', '.join(unknown)}")

@@ -140,6 +140,23 @@ class Conversion:
         }
         return {name: each for name, each in found.items() if each}
 
+    def notes(self, layers: dict[str, keras.Layer]) -> list[str]:
+        """Says of each layer that a key ends in why it stays in float32.
+
+        Args:
+            layers: that were converted, by path.
+        """
+        found = []
+        for path, layer in layers.items():
+            key = self.policy.match(path, layer.path or path)
+            if key is None or key.rpartition("/")[2] != layer.name:
+                continue
+            narrow = self.policy[key].compute_dtype in NARROW
+            record = record_of(layer)
+            if narrow and record and layer.compute_dtype == "float32":
+                found.append(f"{path} stays in float32: {record.reason}")
+        return found
+
     def decide(
         self,
         layer: keras.Layer,

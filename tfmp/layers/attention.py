@@ -9,7 +9,12 @@ import keras
 import tensorflow as tf
 
 from tfmp import ops, policies, recipes
-from tfmp._keras import class_and_policy, global_notes, layer_parts
+from tfmp._keras import (
+    class_and_policy,
+    global_notes,
+    layer_builds,
+    layer_parts,
+)
 from tfmp._support import checks
 from tfmp.layers import softmax
 from tfmp.layers.dense import EinsumDense
@@ -39,6 +44,7 @@ class Float8Attention(Policied, Measured, Base):
         """The recipe that the layer's policy has, None if it has none."""
         return policies.recipe_of_layer(self)
 
+    @layer_builds.of_present_class
     def build(
         self, query_shape: Any, value_shape: Any, key_shape: Any = None
     ) -> None:

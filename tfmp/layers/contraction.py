@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfmp import ops, policies, recipes
-from tfmp._keras import call_context, layer_parts
+from tfmp._keras import call_context, layer_builds, layer_parts
 from tfmp._support import checks
 from tfmp.layers.float8_state import Float8State
 from tfmp.layers.policy_mixin import Policied
@@ -40,6 +40,7 @@ class Float8Layer(Policied, Quantizable, Measured, Base):
         idle = self.float8 is None or self.float8.recipe is None
         return None if idle else self.float8.amax
 
+    @layer_builds.of_present_class
     def build(self, input_shape: Any) -> None:
         """Creates the Keras layer's variables, and the FP8 state.
 

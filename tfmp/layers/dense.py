@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tfmp._keras import layer_builds
 from tfmp.layers.contraction import Float8Contraction
 
 
@@ -32,6 +33,7 @@ class Dense(Float8Contraction, keras.layers.Dense):
     TensorShape([3])
     """
 
+    @layer_builds.of_present_class
     def build(self, input_shape: Any) -> None:
         """Creates the variables; Keras' Dense forgets `lora_alpha` there."""
         lora_alpha = self.lora_alpha

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp._keras import replicas, step_undo
+from tfmp._keras import layer_builds, replicas, step_undo
 from tfmp._support import checks
 from tfmp.layers.policy_mixin import Policied
 
@@ -51,6 +51,7 @@ class BatchNormalization(Policied, keras.layers.BatchNormalization):
     [1.0]
     """
 
+    @layer_builds.of_present_class
     def build(self, input_shape: Any) -> None:
         """Creates the Keras layer's variables.
 

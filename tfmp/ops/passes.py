@@ -20,7 +20,8 @@ class Pass:
     Args:
         amax: float32 of shape `[3]`, for delayed scaling: the amax to assume
             for the activation, the weight and the gradient of the result; see
-            `einsum`.  None for current scaling.
+            `einsum`.  None for current scaling.  A variable is read by each
+            operator that the pass is given to.
         training: whether `amax` holds for gradients too, and a role not
             observed yet uses a prior.  If not, gradients are scaled by their
             own amax, and so are inputs not observed yet.
@@ -55,12 +56,15 @@ class Pass:
                 f"Received: {self.take_in!r}"
             )
         if self.amax is not None:
-            object.__setattr__(self, "amax", _checked_amax(self.amax))
+            _checked_amax(self.amax)
 
     @property
     def assumed(self) -> tf.Tensor:
-        """The amax to assume, zeros if there is none."""
-        return tf.zeros([3]) if self.amax is None else self.amax
+        """The amax to assume, zeros if there is none.
+
+        A variable is read here, so that each use gets what it then holds.
+        """
+        return tf.zeros([3]) if self.amax is None else _checked_amax(self.amax)
 
 
 def of(amax: Any) -> Pass:

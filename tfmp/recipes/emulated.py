@@ -102,6 +102,17 @@ class Emulated(Recipe):
     def _is_pair(self) -> bool:
         return isinstance(self.forward, tuple)
 
+    @classmethod
+    def _with_formats(
+        cls, config: dict[str, Any], roles: dict[str, Any]
+    ) -> dict[str, Any]:
+        given = {k: v for k, v in roles.items() if v is not None}
+        forward = config.get("forward")
+        usual = config.get("backward") or forward
+        pair = tuple(given.get(role, forward) for role in ("inputs", "kernel"))
+        backward = given.get("grads", usual)
+        return config | {"forward": pair, "backward": backward}
+
     def rounding_of(self, role: str) -> str:
         """Returns how the values of a role are rounded."""
         checks.choice("role", role, ROLES)

@@ -104,6 +104,16 @@ class Float8Recipe(Recipe):
             return FP8_FORMATS[self.fp8_format]
         return self.fp8_format
 
+    @classmethod
+    def _with_formats(
+        cls, config: dict[str, Any], roles: dict[str, Any]
+    ) -> dict[str, Any]:
+        name = config.get("fp8_format", "HYBRID")
+        checks.choice("fp8_format", name, tuple(FP8_FORMATS))
+        usual = dict(zip(ROLES, FP8_FORMATS[name], strict=True))
+        given = {k: v for k, v in roles.items() if v is not None}
+        return config | {"fp8_format": tuple((usual | given).values())}
+
     def _check_operands(self) -> None:
         for product, (first, second) in OPERANDS.items():
             both = {getattr(self, first), getattr(self, second)}

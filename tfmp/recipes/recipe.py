@@ -117,6 +117,7 @@ class Recipe:
                 f"`config` must be a dictionary with keys out of {known}. "
                 f"Received: {config!r}"
             )
+        config = cls._renewed(config)
         if not needed <= config.keys() <= set(known):
             least = f", {sorted(needed)} among them" if needed else ""
             raise ValueError(
@@ -124,6 +125,23 @@ class Recipe:
                 f"Received: {config!r}"
             )
         return cls(**config)
+
+    @classmethod
+    def _renewed(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Returns a config of files that had `inputs`, `kernel` and `grads`.
+
+        They stood beside the fields that now hold them.
+        """
+        rest = {k: v for k, v in config.items() if k not in ROLES}
+        roles = {k: v for k, v in config.items() if k in ROLES}
+        return cls._with_formats(rest, roles) if roles else config
+
+    @classmethod
+    def _with_formats(
+        cls, config: dict[str, Any], roles: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Puts the formats of old roles, or None, into their fields."""
+        return config | roles
 
     def __repr__(self) -> str:
         shown = [
