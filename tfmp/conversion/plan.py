@@ -9,7 +9,7 @@ import keras
 
 from tfmp import policies
 from tfmp._keras import call_context, layer_builds, layer_kinds
-from tfmp.conversion import input_casts
+from tfmp.conversion import input_casts, layer_places
 from tfmp.conversion.converted_layers import apply
 from tfmp.conversion.defaults import (
     DEFAULTS,
@@ -18,7 +18,6 @@ from tfmp.conversion.defaults import (
     PREPARES,
     PRODUCT,
     RESIZES,
-    SOFTMAX,
     default_of,
 )
 from tfmp.conversion.hub_layers import ROUTER, is_router
@@ -53,9 +52,9 @@ class Conversion:
     def run(self, top: keras.Layer, path: str) -> None:
         """Converts a layer and all below it, also what is built later."""
         layers = flatten(top, path)
-        told = _told(layers)
+        told = layer_places.told(layers)
         for name, layer in layers.items():
-            parent = _parent(layers, name)
+            parent = layer_places.parent_of(layers, name)
             self.convert_one(layer, name, parent, told=name in told)
         input_casts.keep_below(top, outermost=True)
 
@@ -65,9 +64,12 @@ class Conversion:
         if record is None:
             return
         layers = flatten(top, path)
-        told = _told(layers)
+        told = layer_places.told(layers)
         for name, layer in layers.items():
-            known, parent = record_of(layer), _parent(layers, name)
+            known, parent = (
+                record_of(layer),
+                layer_places.parent_of(layers, name),
+            )
             if known is None or known.reason == PENDING:
                 inherits = layer.dtype_policy == top.dtype_policy
                 before = record.policy if inherits else None
@@ -109,10 +111,15 @@ class Conversion:
     ) -> tuple[keras.DTypePolicy, str] | None:
         """Returns the policy that a layer gets, and why; None if it stays."""
         key = self.policy.match(path, layer.path or path)
-        if not _has_precision(layer) or (self.only_matched and key is None):
+        if not layer_places.has_precision(layer) or (
+            self.only_matched and key is None
+        ):
             return None
         if layer_kinds.is_preprocessing(layer):
-            wide = layer.compute_dtype == "float32" and not _is_open(parent)
+            wide = (
+                layer.compute_dtype == "float32"
+                and not layer_places.is_open(parent)
+            )
             return (layer.dtype_policy, PREPARES.reason) if wide else None
         policy = self.policy[path if key is None else key]
         narrow = policy.compute_dtype in NARROW
@@ -120,7 +127,7 @@ class Conversion:
             return layer.dtype_policy, "its own dtype is float32"
         if is_router(layer, parent) and narrow:
             return policies.Policy("float32"), ROUTER.reason
-        if _is_attention(parent):
+        if layer_places.is_attention(parent):
             policy = policies.in_projections(policy, path)
         if policies.recipe_of(policy) is None:
             return self.decide_wide(layer, parent, policy, key is not None)
@@ -131,10 +138,10 @@ class Conversion:
     ) -> dict[str, tuple[keras.DTypePolicy, str]]:
         """Returns what `run` would make of each layer that does not stay."""
         layers = flatten(top, path)
-        told = _told(layers)
+        told = layer_places.told(layers)
         found = {
             name: self.decision(
-                layer, name, _parent(layers, name), name in told
+                layer, name, layer_places.parent_of(layers, name), name in told
             )
             for name, layer in layers.items()
         }
@@ -167,7 +174,7 @@ class Conversion:
         """Returns the policy of a layer that was asked to go to FP8."""
         precision, reason = self.default(layer, policy)
         if precision == "float32":
-            return _in_float32(reason, policy, parent)
+            return layer_places.in_float32(reason, policy, parent)
         stock = stock_class(layer)
         wide = policies.Policy(f"mixed_{policy.compute_dtype}")
         own = classes.overridden(stock)
@@ -178,7 +185,9 @@ class Conversion:
             return wide if could else policy, reason
         if own:
             return wide, reason
-        if not layer.built and (self.choice.needs_shapes or _is_conv(layer)):
+        if not layer.built and (
+            self.choice.needs_shapes or layer_places.is_conv(layer)
+        ):
             return wide, PENDING
         refusal = self.refusal(layer, path, parent, policy)
         return (wide, refusal) if refusal else (policy, "")
@@ -198,7 +207,7 @@ class Conversion:
             precision, reason = self.default(layer, policy)
             runs = default_of(layer, policy.compute_dtype) not in FAILING
             if precision == "float32" and not (named and runs):
-                return _in_float32(reason, policy, parent)
+                return layer_places.in_float32(reason, policy, parent)
         asked = named or self.policy.has_default
         return policy, "asked for" if asked else NO_DEFAULT
 
@@ -211,7 +220,7 @@ class Conversion:
         told: bool = False,
     ) -> bool:
         """Whether a layer gets float32 in code that it is not meant for."""
-        if _is_open(parent) or given.compute_dtype != "float32":
+        if layer_places.is_open(parent) or given.compute_dtype != "float32":
             return False
         if is_router(layer, parent):
             return False
@@ -252,65 +261,3 @@ class Conversion:
         ):
             found = PREPARED_FURTHER
         return found.precision, found.reason
-
-
-def _told(layers: dict[str, keras.Layer]) -> set[str]:
-    """Returns the layers that were made with `dtype="float32"`, or are in one.
-
-    Not models that only hold layers, which hand their dtype to none.
-    """
-    found: set[str] = set()
-    for path, layer in layers.items():
-        holds = layer_kinds.is_container(layer)
-        inside = path.rpartition("/")[0] in found
-        if inside or (not holds and layer_kinds.is_told(layer, "float32")):
-            found.add(path)
-    return found
-
-
-def _parent(layers: dict[str, keras.Layer], path: str) -> keras.Layer | None:
-    return layers.get(path.rpartition("/")[0])
-
-
-def _is_attention(parent: keras.Layer | None) -> bool:
-    """Whether what is in a layer are projections of attention."""
-    return parent is not None and "Attention" in stock_class(parent).__name__
-
-
-def _in_float32(
-    reason: str, policy: keras.DTypePolicy, parent: keras.Layer | None
-) -> tuple[keras.DTypePolicy, str]:
-    """Returns float32, unless Keras' own code has a softmax as it needs it."""
-    in_keras = (
-        not _is_open(parent) and parent and input_casts.is_of_keras(parent)
-    )
-    if in_keras and reason == SOFTMAX.reason:
-        return policy, "a part of a layer of Keras"
-    return policies.Policy("float32"), reason
-
-
-def _is_open(parent: keras.Layer | None) -> bool:
-    """Whether what a sublayer returns goes to layers, which cast it."""
-    return parent is None or layer_kinds.is_container(parent)
-
-
-def _is_conv(layer: keras.Layer) -> bool:
-    """Whether it depends on the shapes if a GPU can do it in FP8."""
-    return isinstance(
-        layer, (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-    )
-
-
-def _has_precision(layer: keras.Layer) -> bool:
-    """Whether a conversion sets the precision of such a layer.
-
-    Not of integers and strings, of what Keras has quantized, nor of what only
-    holds layers.
-    """
-    holds = layer_kinds.is_container(layer)
-    if holds or isinstance(layer, keras.layers.InputLayer):
-        return False
-    if getattr(layer, "quantization_mode", None) is not None:
-        return False
-    found: bool = keras.backend.is_float_dtype(layer.compute_dtype)
-    return found
