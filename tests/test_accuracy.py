@@ -98,7 +98,7 @@ def decibels(row):
     return logits, np.mean(grads)
 
 
-@pytest.mark.slow_but("[delayed]")
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ["current", "delayed"])
 def test_errors_are_those_of_the_format(row):
     np.testing.assert_allclose(decibels(row), decibels("emulated"), atol=0.5)

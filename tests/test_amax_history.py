@@ -110,7 +110,7 @@ def draw(rng: np.random.Generator) -> tuple[np.ndarray, bool]:
     return observed, rng.random() < 0.85
 
 
-@pytest.mark.slow_but("settings1", "settings2", "settings3")
+@pytest.mark.slow_but("settings1")
 @pytest.mark.parametrize(
     "settings",
     [

@@ -71,7 +71,7 @@ def test_every_contraction_is_converted_in_place(name):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.slow_but("[sequential", "[functional")
+@pytest.mark.slow_but("[sequential")
 @pytest.mark.parametrize(
     "make",
     [
@@ -422,6 +422,7 @@ run("wrapped")
 """
 
 
+@pytest.mark.slow
 def test_they_load_in_a_new_process(tmp_path):
     """With `import tfmp` alone, and what their own layers are in."""
     x, _ = models.data(16)

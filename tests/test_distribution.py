@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfmp._core.observations import ASSUMED, SEEN, SINCE
 
+pytestmark = pytest.mark.slow
 INPUTS, KERNEL, GRADS = range(3)
 AMAX = "sequential/first/float8/amax"
 STRATEGIES = {"2": 2, "4": 4, "workers": 2}
@@ -100,7 +101,6 @@ def test_differing_sees_what_differs():
     assert differing(hashes, 2) == ["differs", "one"]
 
 
-@pytest.mark.slow
 def test_replicas_hold_one_state_after_every_step(run):
     number, steps = run
     assert len(steps) == len(replicas.KINDS) + 1

@@ -99,13 +99,7 @@ def test_programs_of_the_pages_run(program, tmp_path):
 
 
 @pytest.mark.slow_but(
-    "start.md",
-    "coming_from",
-    "numerics",
-    "precision.md",
-    "emulation",
-    "recipes",
-    "formats",
+    "coming_from", "numerics", "precision.md", "emulation", "recipes", "formats"
 )
 @pytest.mark.parametrize("page", GUIDES)
 def test_guides_print_what_they_say(page, tmp_path):

@@ -196,7 +196,9 @@ def test_same_state_can_fail():
         assert_same_state(before, state(model))
 
 
-@pytest.mark.slow_but("[dense-", "[attention-onnx", "[conv-onnx")
+@pytest.mark.slow_but(
+    "[dense-onnx", "[dense-litert", "[attention-onnx", "[conv-onnx"
+)
 @pytest.mark.parametrize(("name", "format"), ELSEWHERE)
 def test_runs_elsewhere_at_any_batch_size(name, format, tmp_path):
     need(format)

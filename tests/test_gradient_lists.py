@@ -217,7 +217,7 @@ def through(kind: str, outer: float, inner: float) -> float:
     return float(tf.norm(found)) / outer
 
 
-@pytest.mark.slow_but("[False]")
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [None, False])
 def test_a_saliency_map_after_a_training_at_a_large_scale(training):
     """Also of convolutions, whose gradients are E4M3: Grad-CAM."""

@@ -113,7 +113,7 @@ def loss_of(make, policy, way):
     return model.evaluate(x, TARGETS, verbose=0)[0]
 
 
-@pytest.mark.slow_but("[plain]")
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MODELS)
 def test_prices_are_learnt_as_in_float32(make):
     expected = loss_of(make, "float32", "global")

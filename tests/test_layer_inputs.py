@@ -137,7 +137,7 @@ class Net(keras.Model):
         return self.head(self.first(inputs))
 
 
-@pytest.mark.slow_but("[subclassed]")
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["functional", "subclassed"])
 def test_sparse_inputs_train_as_dense_ones_do(how):
     x, y = sparse_data()

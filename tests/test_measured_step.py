@@ -84,6 +84,7 @@ def test_training_under_xla_is_the_same():
         np.testing.assert_array_equal(one, other, err_msg=one.path)
 
 
+@pytest.mark.slow
 def test_every_tensor_of_every_operator_is_measured(runs):
     _, _, monitor, _ = runs
     roles = {
@@ -109,6 +110,7 @@ def test_every_tensor_of_every_operator_is_measured(runs):
         assert {name.removeprefix("net/") for name in found} == roles
 
 
+@pytest.mark.slow
 def test_values_are_those_of_the_batch(runs):
     monitored, _, monitor, lines = runs
     sample, previous = monitor.samples[3], monitor.samples[2]
@@ -136,6 +138,7 @@ def test_values_are_those_of_the_batch(runs):
     assert sample["shared/inputs/lag"] == lag
 
 
+@pytest.mark.slow
 def test_nothing_stays_behind(runs):
     monitored, _, monitor, _ = runs
     for layer in monitored._flatten_layers():

@@ -48,7 +48,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.slow_but("15-1]", "[1-sgd]")
+@pytest.mark.slow_but("[1-sgd]")
 @pytest.mark.parametrize("then", OPTIMIZERS)
 @pytest.mark.parametrize("now", OPTIMIZERS)
 def test_gradients_of_another_loss_scale_are_forgotten(then, now):

@@ -60,7 +60,7 @@ def trained(make):
     return model
 
 
-@pytest.mark.slow_but("[converted-int8]", "[layers of tfmp-float8]")
+@pytest.mark.slow_but("[layers of tfmp-float8]")
 @each_mode
 @each_model
 def test_a_trained_model_is_quantized_as_keras_would(make, mode, tmp_path):

@@ -99,6 +99,7 @@ def test_both_ways_agree(found):
         assert agreement.ratio == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.slow
 def test_both_ways_see_the_same_tensors(found):
     first, second = (
         {(r.layer, r.role, r.candidate): r for r in each.rows}

@@ -53,7 +53,7 @@ def test_predict_of_a_model_never_compiled(change):
     np.testing.assert_allclose(predict(model), before, rtol=1e-6)
 
 
-@pytest.mark.slow_but("[sharing", "[layer-set")
+@pytest.mark.slow_but("[sharing")
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("part", ["layer", "submodel", "sharing"])
 def test_a_part_that_is_changed_changes_the_whole(change, part):

@@ -244,7 +244,7 @@ def test_whole_applications(name):
     check_equal(weights, kernels(model))
 
 
-@pytest.mark.slow_but("[resnet]")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_it_trains_and_is_saved(name, tmp_path):
     """All but one eagerly: there XLA compiles an FP8 product only once."""

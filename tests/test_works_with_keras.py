@@ -402,7 +402,6 @@ ROWS = {
 
 
 @pytest.mark.slow_but(
-    "[`fit`",
     "[`tf.distribute`",
     "[losses",
     "[`trainable",

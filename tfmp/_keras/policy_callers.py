@@ -7,15 +7,13 @@ and `tests/test_quantizable.py` tell.
 
 from __future__ import annotations
 
+import functools
 import types
 from typing import Any, NamedTuple
 
 import keras
 
 from tfmp._keras import frames
-
-_FROM_CONFIG = keras.Operation.from_config.__func__.__code__
-_NEW_QUANTIZED = keras.dtype_policies.QuantizedDTypePolicy.__init__.__code__
 
 
 class Asking(NamedTuple):
@@ -37,11 +35,23 @@ def of_name() -> Asking:
     frame = frames.caller(2)
     if frame is None:
         return Asking()
-    if frame.f_code is _FROM_CONFIG:
+    rebuilds, new_quantized = _of_keras()
+    if frame.f_code is rebuilds:
         return Asking(rebuilds=True)
-    if frame.f_code is _NEW_QUANTIZED or _is_quantize(frame):
+    if frame.f_code is new_quantized or _is_quantize(frame):
         return Asking(quantizes=True, who=frame.f_locals["self"])
     return Asking()
+
+
+@functools.cache
+def _of_keras() -> tuple[types.CodeType, types.CodeType]:
+    """Returns the code that rebuilds a stock layer, and of a quantized policy.
+
+    Read when a policy is first asked for its name, not at import.
+    """
+    rebuilds: Any = keras.Operation.from_config
+    quantized: Any = keras.dtype_policies.QuantizedDTypePolicy.__init__
+    return rebuilds.__func__.__code__, quantized.__code__
 
 
 def _is_quantize(frame: types.FrameType) -> bool:
