@@ -197,7 +197,7 @@ def test_same_state_can_fail():
 
 
 @pytest.mark.slow_but(
-    "[dense-onnx", "[dense-litert", "[attention-onnx", "[conv-onnx"
+    "[dense-onnx", "[einsum_dense-litert", "[attention-onnx", "[conv-onnx"
 )
 @pytest.mark.parametrize(("name", "format"), ELSEWHERE)
 def test_runs_elsewhere_at_any_batch_size(name, format, tmp_path):
