@@ -541,10 +541,11 @@ def test_modes_agree_and_one_trace_serves_a_shape(case, pair, products):
     for seed in range(3):
         x = case.data(seed)
         eager = run(*x)
-        if not case.states:  # TensorFlow alone, which sums in another order
-            check_near(case, graph(*x), eager)
-        else:
-            assert oracles.same_bits(eager, graph(*x))
+        found = graph(*x)
+        if not case.states:  # Keras' own gradient differs in its last bits
+            check_near(case, found, eager)
+            found["input_0"] = eager["input_0"]
+        assert oracles.same_bits(eager, found)
     assert len(products) == traced
     assert graph.experimental_get_tracing_count() == 1
 

@@ -297,6 +297,7 @@ def test_a_convolution_that_is_not_fp8_keeps_its_kernel(tmp_path):
 
 
 def test_lora_is_rounded_with_its_kernel(tmp_path):
+    keras.utils.set_random_seed(1)
     layer = tfmp.layers.Dense(32, lora_rank=2, **FLOAT8)
     model = keras.Sequential([keras.Input([16]), layer])
     layer.lora_kernel_b.assign(tf.ones([2, 32]))
@@ -305,7 +306,7 @@ def test_lora_is_rounded_with_its_kernel(tmp_path):
     for old, new in zip(before, model.weights, strict=True):
         np.testing.assert_array_equal(old, new)
     assert report.layers[0].exported.endswith("LoRA included")
-    assert report.sqnr > 26  # 21 if the kernel's own rounding were added
+    assert report.sqnr > 28  # 21 if the kernel's own rounding were added
 
 
 @pytest.mark.slow

@@ -257,7 +257,7 @@ def test_unknown_policy():
 
 @pytest.mark.parametrize("length", [16, None])
 def test_a_training_step_checks_no_shape_as_it_runs(length):
-    """For XLA that is a length that can change, and dropout then costs 10x."""
+    """For XLA that is a length that can change, which slows down dropout."""
     wide = {"dtype": tfmp.Policy("mixed_float8")}
     layer = tfmp.layers.Dense(16, **wide)
     layer.build([None, length, 16])

@@ -58,6 +58,7 @@ def save_once(store: Any, optimizer: Any) -> None:
     this: Any = weakref.ref(store)
 
     def link(inner_store: Any) -> None:
+        """Points at what is saved, in the same file; saves it in another."""
         forget()
         group = inner_store._h5_entry_group
         if inner_store is not this() or not inner_store._h5_entry_initialized:
