@@ -301,6 +301,8 @@ def test_the_machine_is_the_target(monkeypatch):
     assert layer_choice.target_of(machine("NVIDIA H200")).name == "h200"
     assert layer_choice.target_of(machine("NVIDIA L4", (8, 9))).name == "l4"
     assert layer_choice.target_of(machine("NVIDIA New", (12, 0))).name == "h100"
+    geforce = layer_choice.target_of(machine("GeForce RTX 4090", (8, 9)))
+    assert geforce.name == "rtx4090"
     assert layer_choice.target_of(machine("NVIDIA A100", (8, 0))) is None
     monkeypatch.setattr(
         hardware, "detect", lambda: machine("NVIDIA L4", (8, 9))

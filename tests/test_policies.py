@@ -254,6 +254,32 @@ def test_get():
     assert policies.recipe_of(stock) is None
 
 
+def test_a_preset_follows_a_colon_wherever_a_name_is_taken():
+    with tfmp.policy_scope("fp8:current", convert=False) as policy:
+        check_same(policy, Policy("mixed_float8", "current"))
+    check_same(policies.get("Mixed_Float8:current"), policy)
+    check_same(tfmp.PrecisionMap({"a": "fp8:current"})["a"], policy)
+    check_same(tfmp.configure("fp8:current", convert=False).policy, policy)
+    dense = keras.layers.Dense(4)
+    model = keras.Sequential([keras.Input([8]), dense])
+    tfmp.convert(model, "fp8:current", "all")
+    check_same(dense.dtype_policy, policy)
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "message"),
+    [
+        ("fp8:other", None, "`recipe` must be one of"),
+        ("fp8:", None, "`recipe` must be one of"),
+        ("fp8:current", "delayed", "None if `name` has one"),
+        ("fp32:current", None, "other than 'mixed_float8'"),
+    ],
+)
+def test_a_wrong_preset_is_told(name, recipe, message):
+    with pytest.raises(ValueError, match=message):
+        Policy(name, recipe)
+
+
 # The global policy.
 
 

@@ -403,6 +403,7 @@ def test_spearman_is_scipys():
         ({"method": "guess"}, "`method` must be one of"),
         ({"roles": ["bias"]}, "`roles` must be one of"),
         ({"samples": 0}, "`samples` must be 1 or more"),
+        ({"data": data([8, 8, 3])[0]}, "`data` must have labels"),
     ],
 )
 def test_what_is_not_allowed(model, changed, message):

@@ -13,13 +13,14 @@ kernels, and a copy of every operand that has to be padded:
 The rates are what large products reach, not the data sheet's peaks: of an
 H200 as the table says, of the others in the same proportion to their peaks.
 
-| target | bfloat16 TFLOP/s | FP8 TFLOP/s | memory TB/s |
-|--------|------------------|-------------|-------------|
-| h200   | 788 (measured)   | 1453 (vendor's table, 8192**3) | 4.8 |
-| h100   | 788              | 1453        | 3.35        |
-| b200   | 1790             | 3300        | 8.0         |
-| l40s   | 288              | 538         | 0.864       |
-| l4     | 96               | 178         | 0.3         |
+| target  | bfloat16 TFLOP/s | FP8 TFLOP/s | memory TB/s |
+|---------|------------------|-------------|-------------|
+| h200    | 788 (measured)   | 1453 (vendor's table, 8192**3) | 4.8 |
+| h100    | 788              | 1453        | 3.35        |
+| b200    | 1790             | 3300        | 8.0         |
+| l40s    | 288              | 538         | 0.864       |
+| l4      | 96               | 178         | 0.3         |
+| rtx4090 | 132              | 242         | 1.008       |
 
 The peaks, in TFLOP/s on tensor cores without sparsity (data sheets give those
 of TF32, bfloat16 and FP8 with it, which is twice as much):
@@ -30,14 +31,17 @@ of TF32, bfloat16 and FP8 with it, which is twice as much):
 | b200       | 40      | 1100 | 2250     | 4500 |
 | l40s       | 1.43    | 183  | 362      | 733  |
 | l4         | 0.47    | 60   | 121      | 242  |
+| rtx4090    | 1.29    | 83   | 165      | 330  |
 
-Those of float64 are not on tensor cores where there are none for it: L40S and
-L4 have a 64th of their float32 rate.
+Those of float64 are not on tensor cores where there are none for it: L40S, L4
+and RTX 4090 have a 64th of their float32 rate.  A GeForce has half the rate
+where sums are float32, as cuBLASLt's FP8 and bfloat16 products have them.
 
 Sources: NVIDIA, H100 Tensor Core GPU Architecture (2022; SXM5) and data sheets
 of H100 and H200 (SXM); Blackwell Architecture Technical Brief (2024; B200 of an
 HGX board at 1,000 W, of which later data sheets give 37 TFLOP/s in float64 and
-7.7 TB/s); data sheets of L40S and L4 (2023).
+7.7 TB/s); data sheets of L40S and L4 (2023); Ada GPU Architecture (2022; RTX
+4090).
 """
 
 from __future__ import annotations
@@ -92,6 +96,7 @@ TARGETS = {
     "b200": Target("b200", 1790, 3300, 8.0),
     "l40s": Target("l40s", 288, 538, 0.864),
     "l4": Target("l4", 96, 178, 0.3),
+    "rtx4090": Target("rtx4090", 132, 242, 1.008),
 }
 
 
@@ -111,6 +116,7 @@ PEAKS = {
     "b200": _Peaks(40, 1100, 2250, 4500),
     "l40s": _Peaks(1.43, 183, 362, 733),
     "l4": _Peaks(0.47, 60, 121, 242),
+    "rtx4090": _Peaks(1.29, 83, 165, 330),
 }
 
 

@@ -10,7 +10,7 @@ import keras
 
 from tfmp import policies, recipes
 from tfmp._support import checks
-from tfmp._support.policy_names import full_name
+from tfmp._support.policy_names import parts
 from tfmp.conversion import stock_layers
 from tfmp.conversion.layer_choice import target_of
 from tfmp.hardware import LOSS_SCALE, SINCE, Hardware, decide, detect
@@ -135,10 +135,10 @@ def _asked_policy(
             "`recipe` must be None when `policy` is a dtype policy, which "
             f"carries its own. Received: policy={policy!r}, recipe={recipe!r}"
         )
-    if isinstance(policy, str):
-        policy = full_name(policy)
-    name = checks.choice("policy", policy, ("auto", *policies.NAMES))
-    return None if name == "auto" else policies.Policy(name, recipe)
+    if isinstance(policy, str) and parts(policy)[0] in policies.NAMES:
+        return policies.Policy(policy, recipe)
+    checks.choice("policy", policy, ("auto", *policies.NAMES))
+    return None
 
 
 def _automatic(

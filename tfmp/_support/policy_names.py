@@ -28,3 +28,13 @@ def full_name(name: str) -> str:
     lower = name.lower()
     found = SHORT.get(lower.removeprefix("mixed_"), lower)
     return found if found in NAMES else name
+
+
+def parts(name: str) -> tuple[str, str | None]:
+    """Returns the full name of a policy, and the preset after its colon.
+
+    >>> parts("FP8:current"), parts("bf16")
+    (('mixed_float8', 'current'), ('mixed_bfloat16', None))
+    """
+    name, colon, preset = name.partition(":")
+    return full_name(name), preset if colon else None

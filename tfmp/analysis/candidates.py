@@ -76,13 +76,8 @@ def read(candidates: Any) -> tuple[Candidate, ...]:
 
 
 def _candidate(given: Any) -> Candidate:
-    if isinstance(given, str):
-        name, _, recipe = given.partition(":")
-        policy = policies.get(name)
-        if recipe:
-            policy = policies.Policy(name, recipe)
-    else:
-        policy = policies.checked(given)
+    known = isinstance(given, str)
+    policy = policies.get(given) if known else policies.checked(given)
     if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
         raise TypeError("a map is not the policy of a layer")
     if not keras.backend.is_float_dtype(policy.compute_dtype):

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from tfmp._keras import compile_arguments, training_pass
+from tfmp.analysis.batches import SAID as DATA
 from tfmp.analysis.batches import Batch
 
 SAID = (
@@ -93,7 +94,7 @@ def _whole(model: keras.Model) -> Objective:
 def _each(loss: Any) -> Objective:
     def losses(batch: Batch, outputs: Any) -> Losses:
         """Returns the mean loss, and what is known of each sample."""
-        values = _values(loss, batch, outputs)
+        values = _with_labels(loss, batch, outputs)
         if not values.shape.rank or values.shape[0] != batch.size:
             return Losses(tf.reduce_mean(values), None, 1)
         samples = tf.reshape(values, [batch.size, -1])
@@ -101,6 +102,19 @@ def _each(loss: Any) -> Objective:
         return Losses(tf.reduce_mean(each), each, int(samples.shape[1]))
 
     return losses
+
+
+def _with_labels(loss: Any, batch: Batch, outputs: Any) -> tf.Tensor:
+    """Returns the values of a loss; a loss that needs no labels gets None."""
+    try:
+        return _values(loss, batch, outputs)
+    except (AttributeError, TypeError, ValueError) as error:
+        if batch.y is not None:
+            raise
+        raise ValueError(
+            f"`data` must have labels, which the loss takes: {DATA}. "
+            "Received: inputs alone"
+        ) from error
 
 
 def _values(loss: Any, batch: Batch, outputs: Any) -> tf.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -149,5 +150,6 @@ def target_of(machine: hardware.Hardware | None = None) -> Target | None:
     if "float8" not in machine.precisions:
         return None
     words = re.split(r"[\s-]+", machine.deciding[0].name.lower())
+    words += ["".join(pair) for pair in itertools.pairwise(words)]
     known = [name for name in cost_model.TARGETS if name in words]
     return cost_model.TARGETS[known[0] if known else "h100"]

@@ -11,7 +11,7 @@ import keras
 from tfmp import recipes
 from tfmp._keras import first_use, policy_callers, symbolic_calls
 from tfmp._support import checks
-from tfmp._support.policy_names import NAMES, full_name
+from tfmp._support.policy_names import NAMES, parts
 
 SAID = f"one of {NAMES}, or a dtype ('name' must be a string)"
 
@@ -36,7 +36,8 @@ class Policy(keras.DTypePolicy):
     Without a recipe it equals Keras' policy of the same name.
 
     Names may be in capitals, and short: `fp32` is `float32`; `fp16`, `bf16` and
-    `fp8` are the mixed ones, as in other libraries.
+    `fp8` are the mixed ones, as in other libraries.  A recipe's preset may
+    follow a colon: `fp8:current`.
 
     Args:
         name: one of the names above, or any other dtype, as in Keras; by
@@ -51,6 +52,8 @@ class Policy(keras.DTypePolicy):
 
     >>> Policy("mixed_float8", recipe="current")
     <Policy "mixed_float8", recipe=CurrentScaling()>
+    >>> Policy("mixed_float8:current") == Policy("fp8", recipe="current")
+    True
     >>> Policy("BF16")
     <Policy "mixed_bfloat16">
     """
@@ -60,8 +63,14 @@ class Policy(keras.DTypePolicy):
             policy = global_policy()
             name = policy.name
             recipe = recipe_of(policy) if recipe is None else recipe
-        name = full_name(checks.instance("name", name, str, SAID))
+        name, preset = parts(checks.instance("name", name, str, SAID))
         self._parse_name(name)
+        if preset is not None and recipe is not None:
+            raise ValueError(
+                f"`recipe` must be None if `name` has one. Received: "
+                f"name={f'{name}:{preset}'!r}, recipe={recipe!r}"
+            )
+        recipe = preset if recipe is None else recipe
         if name != "mixed_float8" and recipe is not None:
             raise ValueError(
                 "`recipe` must be None for a policy other than 'mixed_float8'. "
@@ -154,7 +163,7 @@ def get(dtype: Any) -> keras.DTypePolicy:
     >>> get("mixed_float8").recipe
     DelayedScaling()
     """
-    if isinstance(dtype, str) and full_name(dtype) in NAMES:
+    if isinstance(dtype, str) and parts(dtype)[0] in NAMES:
         return Policy(dtype)
     try:
         return keras.dtype_policies.get(dtype)
@@ -255,6 +264,6 @@ def checked(policy: Any) -> keras.DTypePolicy:
     """Returns a policy as it is, or that of a name of `NAMES`."""
     if isinstance(policy, keras.DTypePolicy):
         return policy
-    if isinstance(policy, str):
-        policy = full_name(policy)
-    return Policy(checks.choice("policy", policy, NAMES))
+    if not isinstance(policy, str) or parts(policy)[0] not in NAMES:
+        checks.choice("policy", policy, NAMES)
+    return Policy(policy)
