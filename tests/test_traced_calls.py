@@ -103,6 +103,22 @@ def test_functions_of_keras_are_no_reason_not_to_call():
     assert report.trace.failure == ""
 
 
+def test_operators_of_tfmp_are_no_reason_not_to_call():
+    class Own(layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(16, 16))
+
+        def call(self, x):
+            return tfmp.ops.matmul(x, self.kernel)
+
+    model = model_of(Own())
+    report = tfmp.ConversionReport(model, sizes=Sizes(2))
+    assert report.trace.failure == ""
+    x = np.ones([2, 4, 16], "float32")
+    in_float8 = tfmp.ops.matmul(x, model.layers[0].kernel)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), in_float8)
+
+
 class Unusual(layers.Layer):
     """Multiplies what no matrix product is, beside one that is."""
 

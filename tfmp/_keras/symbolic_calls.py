@@ -18,7 +18,7 @@ from tfmp._keras import training_pass
 
 CONTAINERS = (list, dict, set, collections.deque)
 FUNCTIONS = "it calls a tf.function, which would keep what it is traced in"
-LIBRARIES = ("keras", "tensorflow")
+LIBRARIES = ("keras", "tensorflow", "tfmp")
 STOCK = "tfmp_as_stock"
 
 
@@ -63,7 +63,7 @@ def without_functions() -> Iterator[None]:
     """Lets this thread call no `tf.function`, wherever it is kept.
 
     One that is traced here would keep this trace, which drops what it assigns.
-    Those of Keras and TensorFlow assign nothing, and run without being traced.
+    Those of the LIBRARIES assign nothing, and run without being traced.
     Other threads are not affected.
     """
     cls: Any = type(tf.function(lambda: None))
@@ -75,7 +75,9 @@ def without_functions() -> Iterator[None]:
         """Runs the code of a function, and traces none."""
         if threading.get_ident() != here:
             return call(self, *args, **kwargs)
-        module = getattr(self.python_function, "__module__", None) or ""
+        code = self.python_function
+        code = getattr(code, "func", code)  # of a `functools.partial`
+        module = getattr(code, "__module__", None) or ""
         if module.partition(".")[0] not in LIBRARIES:
             raise ValueError(FUNCTIONS)
         return self.python_function(*args, **kwargs)
