@@ -3,8 +3,9 @@
     python tests/covering.py tfmp/_core/scaling.py
     pytest -n 0 $(python tests/covering.py --steps 1 tfmp/cost_model.py)
 
-A test file covers what it imports, and, a step further, what that imports.
-`import tfmp` alone counts as nothing: it imports all.
+A test file covers what it imports and the module that it is named after, and,
+a step further, what these import.  `import tfmp` alone counts as nothing: it
+imports all.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import ast
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import house
 
@@ -29,9 +30,18 @@ def graph(root: pathlib.Path) -> dict[str, set[str]]:
     names = {path.relative_to(root).as_posix(): path for path in paths}
     known = set(names) - {WHOLE}
     return {
-        name: known.intersection(_imports(path, root)) - {name}
+        name: known.intersection({*_imports(path, root), *_named(path, known)})
+        - {name}
         for name, path in names.items()
     }
+
+
+def _named(path: pathlib.Path, known: Collection[str]) -> list[str]:
+    """Returns the files of tfmp that a test file is named after."""
+    test, _, stem = path.stem.partition("test_")
+    endings = f"/{stem}.py", f"/_{stem}.py"
+    mine = [name for name in known if name.endswith(endings)]
+    return [name for name in mine if not test and name.startswith("tfmp/")]
 
 
 def _imports(path: pathlib.Path, root: pathlib.Path) -> Iterator[str]:

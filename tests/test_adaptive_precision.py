@@ -29,6 +29,7 @@ from tfmp.callbacks import (
     ScaleMonitor,
 )
 from tfmp.callbacks.ladder_arguments import checked_ladder
+from tfmp.callbacks.precision_ladders import Ladder
 from tfmp.reporting import logs, page
 from tfmp.reporting.analysis import analyse
 
@@ -431,6 +432,27 @@ def test_arguments_are_checked(arguments, error, said):
 def test_rules_are_checked(kind, arguments, error, said):
     with pytest.raises(error, match=said):
         kind(**arguments)
+
+
+def test_after_a_return_no_layer_stands_lower_than_in_the_state():
+    """It brings its own precision, which may be higher than what was noted."""
+    model = make()
+    rungs = [tfmp.Policy("mixed_float8"), tfmp.Policy("mixed_bfloat16")]
+    ladder = Ladder(
+        model, [*rungs, tfmp.Policy("float32")], PrecisionRule(), None
+    )
+    assert {rung.at for rung in ladder.rungs.values()} == {0}
+    tfmp.set_precision(model, {"first": "mixed_bfloat16"})
+    assert ladder.raised({}, "nan") == {
+        "net/first": (1, "nan"),
+        "net/last": (0, "nan"),
+    }
+    assert ladder.raised({"net/last": "dots"}, "nan") == {
+        "net/first": (1, "nan"),
+        "net/last": (1, "nan; dots"),
+    }
+    tfmp.set_precision(model, {"first": "float32"})
+    assert ladder.raised({}, "nan")["net/first"] == (2, "nan")
 
 
 def test_ladders():

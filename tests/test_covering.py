@@ -27,6 +27,8 @@ def test_the_tree_has_its_imports():
     imports = covering.graph(covering.ROOT)
     assert "tfmp/_core/scaling.py" in imports["tests/test_scaling.py"]
     assert "tfmp/_core/scaling.py" in imports["tfmp/_core/float8_passes.py"]
+    named = imports["tests/test_precision_map.py"]  # which imports `tfmp` alone
+    assert "tfmp/policies/precision_map.py" in named
     assert not any(covering.WHOLE in theirs for theirs in imports.values())
     assert imports["tests/test_covering.py"] == {
         "tests/covering.py",
