@@ -325,6 +325,7 @@ SAVING = {
         tfmp.callbacks.BackupAndRestore, backup_dir="backup"
     ),
     "callbacks.TerminateOnOverflow": row(tfmp.callbacks.TerminateOnOverflow),
+    "callbacks.Pruning": row(tfmp.callbacks.Pruning),
     "callbacks.PrecisionScheduler": row(
         tfmp.callbacks.PrecisionScheduler, schedule={0: "mixed_float8"}
     ),

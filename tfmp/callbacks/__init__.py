@@ -6,6 +6,7 @@ from tfmp._switching.loss_watch import Rollback
 from tfmp.callbacks.adaptive_precision import AdaptivePrecision
 from tfmp.callbacks.backup import BackupAndRestore
 from tfmp.callbacks.precision_scheduler import PrecisionScheduler
+from tfmp.callbacks.pruning import Pruning
 from tfmp.callbacks.scale_monitor import ScaleMonitor
 from tfmp.callbacks.terminate_on_overflow import TerminateOnOverflow
 
@@ -16,6 +17,7 @@ __all__ = [
     "PrecisionBounds",
     "PrecisionRule",
     "PrecisionScheduler",
+    "Pruning",
     "Rollback",
     "ScaleMonitor",
     "TerminateOnOverflow",
