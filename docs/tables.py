@@ -12,12 +12,16 @@ from __future__ import annotations
 import pathlib
 import re
 
+import gallery
 import measure
 import numpy as np
 
 from tfmp import conversion, formats, ops, recipes
 
-GUIDE = pathlib.Path(__file__).parent / "guides" / "formats.md"
+PAGES = [
+    pathlib.Path(__file__).parent / "guides" / f"{name}.md"
+    for name in ("formats", "gallery")
+]
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n)\n.*?(<!-- end -->)", re.DOTALL)
 LOW, HIGH = -30.0, 20.0  # exponents of the log-uniform values
 
@@ -35,6 +39,8 @@ def filled(page: str) -> str:
         "precision": precision,
         "range": value_range,
         "limits": limits,
+        "accuracy": gallery.accuracy,
+        "cost": gallery.cost,
     }
     return TABLE.sub(
         lambda m: f"{m[1]}\n{markdown(made[m[2]]())}\n{m[3]}", page
@@ -163,5 +169,11 @@ def percent(share: float) -> str:
     return f"{100 * float(share):.3g} %"
 
 
+def fill() -> None:
+    """Writes the tables of the guides into them."""
+    for page in PAGES:
+        page.write_text(filled(page.read_text("utf-8")), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    GUIDE.write_text(filled(GUIDE.read_text("utf-8")), encoding="utf-8")
+    fill()

@@ -161,9 +161,11 @@ def test_what_is_measured_afterwards_is_kept_and_said(said, results):
 
 def test_it_draws_and_writes_a_line_of_the_gallery(folder, results):
     assert (folder / "tiny/tiny.png").read_bytes()[:4] == b"\x89PNG"
-    head, _, line = (folder / "tiny/gallery.md").read_text().splitlines()
-    assert head.count("|") == line.count("|")
-    assert line.startswith("| [tiny](tiny.py): a dense network")
+    line, row = results["gallery"], results["table"][FLOAT8]
+    assert line[FLOAT8].startswith(f"{row['mean']:.2f} ± ")
+    assert (line["float32"], line["field"]) == ("-", "tests")
+    options = f"--policies={BFLOAT16},{FLOAT8} --seeds=2 --jit_compile=False"
+    assert results["command"] == f"python -m examples tiny {options}"
 
 
 def run(policy: str, seed: int, metric: float, **more: object) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 from typing import Any
 
@@ -67,9 +68,13 @@ def compare(example: Example, data: Data, settings: Settings) -> dict[str, Any]:
     given = dataclasses.asdict(settings)
     result = {
         "example": example.name,
+        "says": example.says,
+        "command": settings.command(example.name),
+        "date": datetime.date.today().isoformat(),
         "settings": {**given, "size": settings.size.value},
         "versions": {m.__name__: m.__version__ for m in (tf, keras, tfmp)},
         "machine": machine(),
+        "gallery": summary.gallery(example, rows),
         "table": rows,
         "runs": runs,
     }
@@ -77,8 +82,6 @@ def compare(example: Example, data: Data, settings: Settings) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1, default=str)
     (output / "results.json").write_text(text + "\n")
-    line = summary.gallery(example, rows)
-    (output / "gallery.md").write_text(line + "\n")
     picture.draw(example, runs, output / f"{example.name}.png")
     print(f"\n{example.says}; steps ran on {machine()}.\n")
     print(summary.table(example, rows))
@@ -86,5 +89,5 @@ def compare(example: Example, data: Data, settings: Settings) -> dict[str, Any]:
         for name, said in row["afterwards"].items():
             if isinstance(said, str):
                 print(f"\n{policy}, {name}:\n{said}")
-    print(f"\nresults.json, gallery.md and the picture: {output}")
+    print(f"\nresults.json and the picture: {output}")
     return result

@@ -56,3 +56,22 @@ class Settings:
                 raise ValueError(
                     f"`{name}` must be at least 1. Received: {value}"
                 )
+
+    def command(self, name: str) -> str:
+        """Returns the command that trains an example with these settings.
+
+        Where to read and to write is left out.
+
+        >>> Settings(seeds=1, size=Size.FULL).command("images")
+        'python -m examples images --full --seeds=1'
+        """
+        parts = ["python -m examples", name]
+        if self.size is not Size.USUAL:
+            parts.append(f"--{self.size.value}")
+        if self.policies != POLICIES:
+            parts.append(f"--policies={','.join(self.policies)}")
+        for field in ("seeds", "epochs", "batch_size", "jit_compile"):
+            value = getattr(self, field)
+            if value != getattr(Settings, field):
+                parts.append(f"--{field}={value}")
+        return " ".join(parts)

@@ -12,7 +12,6 @@ from examples.harness.settings import BASELINE, POLICIES
 Rows = dict[str, dict[str, Any]]
 
 HEAD = ("policy", "vs bfloat16", "within", "step", "peak memory", "FP8")
-GALLERY = ["example", "field", "metric", *POLICIES, "FP8 - bfloat16", "within"]
 
 
 def values(runs: list[dict], policy: str, key: str = "metric") -> np.ndarray:
@@ -133,25 +132,22 @@ def yes_or_no(within: bool | None) -> str:
     return {True: "yes", False: "no", None: "-"}[within]
 
 
-def gallery(example: Example, rows: Rows) -> str:
-    """Formats the rows as one line of a markdown table, with its head."""
+def gallery(example: Example, rows: Rows) -> dict[str, str]:
+    """Formats the rows as one line of the gallery's table, by column."""
     row = rows.get("mixed_float8", {"difference": None, "within": None})
     better = "higher" if example.metric.higher_is_better else "lower"
-    cells = [
-        f"[{example.name}]({example.name}.py): {example.says}",
-        example.field,
-        f"{example.metric.name}, {better} is better",
-        *(
-            with_deviation(rows[name], example.metric) if name in rows else "-"
+    return {
+        "field": example.field,
+        "metric": f"{example.metric.name}, {better} is better",
+        **{
+            name: with_deviation(rows[name], example.metric)
+            if name in rows
+            else "-"
             for name in POLICIES
-        ),
-        difference(row, example.metric),
-        yes_or_no(row["within"]),
-    ]
-    return "\n".join(
-        f"| {' | '.join(line)} |"
-        for line in (GALLERY, ["---"] * len(GALLERY), cells)
-    )
+        },
+        "FP8 - bfloat16": difference(row, example.metric),
+        "within": yes_or_no(row["within"]),
+    }
 
 
 def _or_dash(value: float | None, form: str) -> str:
