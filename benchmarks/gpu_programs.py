@@ -4,11 +4,11 @@
     python benchmarks/gpu_programs.py --check     # what CI does
     python benchmarks/gpu_programs.py --write     # keeps new reports
 
-Five programs are compiled for an H200 that is not there, with Triton's and
+Six programs are compiled for an H200 that is not there, with Triton's and
 with cuBLASLt's kernels: two dense layers, an einsum with batch axes, an
-attention block, a convolution block, and a whole training step with optimizer
-and loss scaling.  `--check` fails if a product that was in FP8 is not, or if
-there is a fall-back or a kernel that was not.
+attention block by two recipes, a convolution block, and a whole training step
+with optimizer and loss scaling.  `--check` fails if a product that was in FP8
+is not, or if there is a fall-back or a kernel that was not.
 """
 
 from __future__ import annotations
@@ -59,6 +59,16 @@ def einsum() -> tfmp.Inspection:
 
 def attention() -> tfmp.Inspection:
     """A pre-norm block: attention, also its scores in FP8, and an MLP."""
+    return attention_by(tfmp.recipes.DelayedScaling(attention=True))
+
+
+def static_attention() -> tfmp.Inspection:
+    """The same with constant scales: no amax is looked for."""
+    return attention_by(tfmp.recipes.StaticScaling(attention=True))
+
+
+def attention_by(recipe: tfmp.recipes.Recipe) -> tfmp.Inspection:
+    """Returns what is made of the block by a recipe."""
     inputs = keras.Input([LENGTH, WIDTH])
     y = layers.LayerNormalization()(inputs)
     y = layers.MultiHeadAttention(4, WIDTH // 4, name="attention")(y, y)
@@ -67,7 +77,6 @@ def attention() -> tfmp.Inspection:
     y = layers.Dense(4 * WIDTH, "gelu", name="up")(y)
     x = layers.add([x, layers.Dense(WIDTH, name="down")(y)])
     model = keras.Model(inputs, x, name="block")
-    recipe = tfmp.recipes.DelayedScaling(attention=True)
     tfmp.convert(model, tfmp.Policy("mixed_float8", recipe), "all")
     return tfmp.inspect(model, target=TARGET, batch_size=BATCH)
 
@@ -108,7 +117,14 @@ def training_step() -> tfmp.Inspection:
 
 PROGRAMS: dict[str, Callable[[], tfmp.Inspection]] = {
     f.__name__: f
-    for f in (dense, einsum, attention, convolution, training_step)
+    for f in (
+        dense,
+        einsum,
+        attention,
+        static_attention,
+        convolution,
+        training_step,
+    )
 }
 
 

@@ -159,6 +159,7 @@ def products(
         value = convolve(case, *of)[at]
         magnitude = convolve(case, *map(np.abs, of))[at]
         found.append(oracles.bounded(value, magnitude, count, dtype))
+    used = set() if oracles.constants(recipe) else used
     observed = [
         oracles.largest(x) if role in used else 0.0
         for role, x in tensors.items()

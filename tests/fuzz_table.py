@@ -119,6 +119,7 @@ VALUES = {
         tfmp.recipes.Emulated.from_config, config=EMULATED.get_config()
     ),
     "recipes.CurrentScaling": row(shown(tfmp.recipes.CurrentScaling)),
+    "recipes.StaticScaling": row(shown(tfmp.recipes.StaticScaling)),
     "recipes.DelayedScaling": row(shown(tfmp.recipes.DelayedScaling)),
     "recipes.DelayedScaling.format": row(RECIPE.format, role="kernel"),
     "recipes.DelayedScaling.is_delayed": row(RECIPE.is_delayed, role="grads"),

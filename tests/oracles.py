@@ -132,9 +132,19 @@ def operands(
     for role, x in tensors.items():
         name = getattr(recipe, role)
         scale = scale_for(assumed[role], name, recipe.margin)
+        scale = constants(recipe).get(role, scale)
         low[role] = quantize(x, name, scale)
         high[role] = x.astype(dtype).astype("float64")
     return low, high
+
+
+def constants(recipe: Any) -> dict[str, float]:
+    """Returns the scale of each role, empty unless they are constants."""
+    given = getattr(recipe, "scale", None)
+    if given is None:
+        return {}
+    three = given if isinstance(given, tuple) else [given] * 3
+    return {r: s / 2**recipe.margin for r, s in zip(ROLES, three, strict=True)}
 
 
 def products(
@@ -173,6 +183,7 @@ def products(
         values = high if wide else low
         used |= set() if wide else {first, second}
         results.append(multiply(labels, values[first], values[second], dtype))
+    used = set() if constants(recipe) else used
     observed = [largest(x) if r in used else 0.0 for r, x in tensors.items()]
     return Products(*results, observed)
 

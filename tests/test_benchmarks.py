@@ -78,6 +78,11 @@ def test_programs_for_a_gpu_are_kept():
         assert gpu_programs.losses(report, report) == []
 
 
+def test_static_scaling_has_the_fewest_kernels():
+    for mode, count in KEPT["static_attention"]["kernels"].items():
+        assert count < 2 / 3 * KEPT["attention"]["kernels"][mode]
+
+
 def test_a_product_that_is_lost_is_told():
     found = copy.deepcopy(KEPT["dense"])
     found["products"][1] |= {"float8": False}

@@ -386,7 +386,9 @@ def example(name, dtype, kernel_dtype="float32"):
     return tensors, amax, actual
 
 
-@pytest.mark.slow_but("[delayed-", "[current-", "e4m3_high", "[current_e5m2")
+@pytest.mark.slow_but(
+    "[delayed-", "[current-", "[static-", "e4m3_high", "[current_e5m2"
+)
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [

@@ -44,12 +44,13 @@ RECIPES = (
         high_precision_projections=("kernel_grad",),
     ),
     recipes.CurrentScaling(fp8_format=("E4M3", "E5M2", "E4M3")),
+    recipes.StaticScaling(scale=(1.0, 2.0, 4.0), attention=True),
 )
 POLICIES = (
     *(Policy(name) for name in policies.NAMES if name != "mixed_float8"),
     *(Policy("mixed_float8", recipe) for recipe in RECIPES),
 )
-DELAYED, CURRENT = POLICIES[-4], POLICIES[-2]
+DELAYED, CURRENT = POLICIES[-5], POLICIES[-3]
 
 each_policy = pytest.mark.parametrize("policy", POLICIES, ids=repr)
 each_name = pytest.mark.parametrize("name", policies.NAMES)

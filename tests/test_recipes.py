@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 import pytest
 
 from tfmp import formats, recipes
-from tfmp.recipes import CurrentScaling, DelayedScaling
+from tfmp.recipes import CurrentScaling, DelayedScaling, StaticScaling
 
 # No field of these has its default.
 SHARED = {
@@ -28,10 +28,16 @@ DELAYED = {
     "amax_compute_algo": "most_recent",
     "current": ("inputs", "grads"),
 }
-FULL = (DelayedScaling(**DELAYED), CurrentScaling(**SHARED))
+STATIC = {**SHARED, "scale": (2.0, 1.0, 2.0**-64)}
+CLASSES = (DelayedScaling, CurrentScaling, StaticScaling)
+FULL = (
+    DelayedScaling(**DELAYED),
+    CurrentScaling(**SHARED),
+    StaticScaling(**STATIC),
+)
 EXAMPLES = (*FULL, *recipes.PRESETS.values())
 
-each_class = pytest.mark.parametrize("cls", [DelayedScaling, CurrentScaling])
+each_class = pytest.mark.parametrize("cls", CLASSES)
 each_example = pytest.mark.parametrize("recipe", EXAMPLES, ids=repr)
 
 formats_of_roles = st.sampled_from(["E4M3", "E5M2", formats.E5M2])
@@ -67,6 +73,11 @@ delayed_fields = {
     "amax_compute_algo": st.sampled_from(["max", "most_recent"]),
     "current": subsets["current"],
 }
+powers = st.integers(-64, 64).map(lambda power: 2.0**power)
+static_fields = {
+    **shared_fields,
+    "scale": st.one_of(powers, st.tuples(*[powers] * 3)),
+}
 any_recipe = st.one_of(
     st.fixed_dictionaries(fields)
     .filter(has_no_e5m2_by_e5m2)
@@ -74,6 +85,7 @@ any_recipe = st.one_of(
     for cls, fields in (
         (DelayedScaling, delayed_fields),
         (CurrentScaling, shared_fields),
+        (StaticScaling, static_fields),
     )
 )
 
@@ -94,7 +106,7 @@ def check_round_trip(recipe):
         value = getattr(again, field.name)
         assert value == getattr(recipe, field.name)
         assert type(value) is type(getattr(recipe, field.name))
-    scope = {"DelayedScaling": DelayedScaling, "CurrentScaling": CurrentScaling}
+    scope = {cls.__name__: cls for cls in CLASSES}
     named = eval(repr(recipe), {"__builtins__": {}}, scope)
     copies = copy.deepcopy(recipe), pickle.loads(pickle.dumps(recipe))
     for other in (again, named, *copies):
@@ -135,6 +147,7 @@ def test_config_has_every_field():
         "current": ["inputs", "grads"],
     }
     assert set(FULL[1].get_config()) == set(SHARED)
+    assert FULL[2].get_config()["scale"] == [2.0, 1.0, 2.0**-64]
     assert recipes.serialize(FULL[1])["class_name"] == "CurrentScaling"
 
 
@@ -278,7 +291,8 @@ def test_high_precision(high_precision, quantized):
 @hypothesis.given(any_recipe)
 def test_as_current(recipe):
     current = recipe.as_current()
-    assert type(current) is CurrentScaling
+    static = isinstance(recipe, StaticScaling)
+    assert type(current) is (StaticScaling if static else CurrentScaling)
     for field in dataclasses.fields(current):
         assert getattr(current, field.name) == getattr(recipe, field.name)
     assert not any(current.is_delayed(role) for role in recipes.ROLES)
@@ -333,6 +347,18 @@ ERRORS_OF_DELAYED_SCALING = [
     ("current", ("weight",), ValueError, "'weight'"),
     ("current", "grads", TypeError, "'grads'"),
 ]
+ERRORS_OF_STATIC_SCALING = [
+    ("scale", 3.0, ValueError, "3.0"),
+    ("scale", 0, ValueError, "0"),
+    ("scale", -2.0, ValueError, "-2.0"),
+    ("scale", 2.0**65, ValueError, repr(2.0**65)),
+    ("scale", float("nan"), ValueError, "nan"),
+    ("scale", None, TypeError, "None"),
+    ("scale", True, TypeError, "True"),
+    ("scale", (1.0, 2.0), ValueError, "(1.0, 2.0)"),
+    ("scale", [1.0, 6.0, 1.0], ValueError, "6.0"),
+    ("scale", [1.0, "2", 1.0], TypeError, "'2'"),
+]
 
 
 def check_error(cls, name, value, error, received):
@@ -357,9 +383,25 @@ def test_errors_of_delayed_scaling(case):
         CurrentScaling(**{name: value})
 
 
+@pytest.mark.parametrize("case", ERRORS_OF_STATIC_SCALING, ids=str)
+def test_errors_of_static_scaling(case):
+    check_error(StaticScaling, *case)
+
+
 def test_every_field_has_its_errors():
-    tried = {case[0] for case in ERRORS + ERRORS_OF_DELAYED_SCALING}
-    assert tried == {f.name for f in dataclasses.fields(DelayedScaling)}
+    own = ERRORS_OF_DELAYED_SCALING + ERRORS_OF_STATIC_SCALING
+    tried = {case[0] for case in ERRORS + own}
+    fields = {f.name for cls in CLASSES for f in dataclasses.fields(cls)}
+    assert tried == fields
+
+
+def test_static_scales():
+    one = StaticScaling(scale=2, margin=1)
+    assert [one.static_scale(role) for role in recipes.ROLES] == [1.0] * 3
+    three = StaticScaling(scale=(1, 2.0, 0.5))
+    assert [three.static_scale(role) for role in recipes.ROLES] == [1, 2, 0.5]
+    assert StaticScaling(scale=[4, 4.0, 4]) == StaticScaling(scale=4.0)
+    assert CurrentScaling().static_scale("grads") is None
 
 
 @pytest.mark.parametrize(
@@ -430,6 +472,8 @@ def test_presets():
         "current_high_precision_projections": CurrentScaling(
             high_precision_projections=("output",)
         ),
+        "static": StaticScaling(),
+        "static_e4m3": StaticScaling(fp8_format="E4M3"),
     }
     for name, recipe in recipes.PRESETS.items():
         assert recipes.get(name) is recipe

@@ -79,7 +79,7 @@ class Program:
         wide = Operand(inputs), Operand(tf.cast(kernel, inputs.dtype))
         seen = {
             "inputs": self.amax("inputs", inputs),
-            "kernel": scaling.amax(kernel),
+            "kernel": self.amax("kernel", kernel),
         }
         known = product_scales.forward(
             self.recipe,
@@ -158,9 +158,10 @@ class Program:
         return _wide(dtype) if batch else tf.float32
 
     def amax(self, role: str, x: tf.Tensor) -> tf.Tensor:
-        """Returns the amax of a tensor, zero if nobody quantizes it."""
-        quantizes = self.recipe.quantizes(role)
-        return scaling.amax(x) if quantizes else tf.constant(0.0)
+        """Returns the amax of a tensor, zero if nobody asks for it."""
+        asked = self.measured or self.recipe.observes
+        looks = asked and self.recipe.quantizes(role)
+        return scaling.amax(x) if looks else tf.constant(0.0)
 
     def quantize(
         self,
@@ -174,7 +175,10 @@ class Program:
             return Operand(x), statistics.Seen(tf.constant(0.0))
         scale, observed = known.scales[role], amax[role]
         target = self.recipe.format(role)
-        low = quantization.quantize(x, scale, target)
+        if self.recipe.observes:
+            low = quantization.quantize(x, scale, target)
+        else:  # no amax tells the optimizer of an infinity: let it be NaN
+            low = quantization.quantize_finite(x, scale, target)
         vector = None
         if self.measured:
             margin, elements = self.recipe.margin, self.elements

@@ -7,7 +7,8 @@ A GPU multiplies by the factor; `unscaling` says what a CPU does.
 
 They come as early as they can: with delayed scaling all of them before an
 activation is looked at, with current scaling those of inputs and kernel in the
-forward pass, the rest in the backward pass.  There they are computed again, in
+forward pass, the rest in the backward pass; with static scaling they are
+constants, which XLA folds.  There they are computed again, in
 vectors of all roles: XLA gives each scalar a kernel of its own.
 
 What is needed as a scalar stands behind a barrier, which has XLA compute it in
@@ -67,6 +68,8 @@ def forward(
             no step has observed can be looked at.
         dtype: of the factors.
     """
+    if not recipe.observes:
+        return _static(recipe, dtype)
     delayed = list(filter(recipe.is_delayed, _quantized(recipe)))
     early = Scales({}, {})
     powers = {}
@@ -101,6 +104,8 @@ def backward(
     Returns:
         The scales, and `observed`, which is computed beside them.
     """
+    if not recipe.observes:
+        return _static(recipe, dtype), observed
     roles = _quantized(recipe)
     if set(roles) <= set(known.scales):
         return known, observed
@@ -110,6 +115,17 @@ def backward(
         (_beside(known, powers, dtype), observed)
     )
     return found
+
+
+def _static(recipe: recipes.Float8Recipe, dtype: tf.DType) -> Scales:
+    """Returns all scales and factors, of a recipe that has them."""
+    scales = {role: recipe.static_scale(role) for role in recipes.ROLES}
+    powers = {
+        role: Power(tf.constant(scale), tf.constant(1 / scale))
+        for role, scale in scales.items()
+        if scale is not None
+    }
+    return _beside(Scales({}, {}), powers, dtype)
 
 
 def _beside(known: Scales, powers: dict[str, Power], dtype: tf.DType) -> Scales:

@@ -44,6 +44,18 @@ def quantize(x: Any, scale: Any, dtype: Any) -> tf.Tensor:
     return tf.cast(clipped, target.dtype)
 
 
+def quantize_finite(x: tf.Tensor, scale: tf.Tensor, dtype: Any) -> tf.Tensor:
+    """Converts as `quantize`, but infinities become NaN.
+
+    They are put in behind the clipping, in which XLA may drop NaN on a CPU.
+    """
+    target = _float8(dtype)
+    scaled = _scaled(x, scale)
+    clipped = tf.clip_by_value(scaled, -target.max, target.max)
+    clipped = tf.where(tf.math.is_finite(scaled), clipped, math.nan)
+    return tf.cast(clipped, target.dtype)
+
+
 def dequantize(q: Any, scale: Any, dtype: Any = "float32") -> tf.Tensor:
     """Converts from FP8, with the scale removed: `q / scale`.
 

@@ -119,6 +119,16 @@ def compute_scale(
     return tf.where(is_observed(amax), scale, tf.ones_like(scale))
 
 
+def scale_of_role(
+    recipe: recipes.Float8Recipe, role: str, amax: tf.Tensor
+) -> tf.Tensor:
+    """Returns the scale that a recipe gives a tensor of a role and amax."""
+    static = recipe.static_scale(role)
+    if static is not None:
+        return tf.constant(static)
+    return compute_scale(amax, recipe.format(role), recipe.margin)
+
+
 def scale_exponent(
     amax: tf.Tensor,
     target: formats.Format | Sequence[formats.Format],

@@ -102,11 +102,11 @@ def _why_wide(layer: keras.Layer) -> str | None:
 def kernel_scale(layer: keras.Layer, recipe: recipes.Float8Recipe) -> tf.Tensor:
     """Returns the scale of a layer's kernel in inference."""
     amax = scaling.amax(layer.uncast_kernel())
-    target = recipe.format("kernel")
     if recipe.is_delayed("kernel"):
         known = tf.convert_to_tensor(layer.amax)
+        target = recipe.format("kernel")
         amax = scaling.assumed_amax(known, "kernel", target, amax)
-    return scaling.compute_scale(amax, target, recipe.margin)
+    return scaling.scale_of_role(recipe, "kernel", amax)
 
 
 def _rounded_weights(layer: keras.Layer) -> list[tuple[Any, tf.Tensor]]:

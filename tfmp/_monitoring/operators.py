@@ -43,7 +43,9 @@ def operators(model: keras.Model) -> dict[str, Operator]:
         for name, recipe in layer.float8_operators().items():
             if recipe.emulates:
                 continue
-            path = f"{layer.path}/{name}" if name else names[id(layer.float8)]
+            path = f"{layer.path}/{name}" if name else layer.path
+            if not name and layer.float8 is not None:
+                path = names.get(id(layer.float8), path)
             found[_free(path, found)] = Operator(layer, name, recipe)
     return found
 
@@ -98,4 +100,6 @@ def describe(model: keras.Model, every: int) -> dict[str, Any]:
 
 def _tensor(recipe: recipes.Recipe, role: str) -> dict[str, str]:
     scaling = "delayed" if recipe.is_delayed(role) else "current"
+    if not recipe.observes:
+        scaling = "static"
     return {"format": recipe.format(role).name, "scaling": scaling}

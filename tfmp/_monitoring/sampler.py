@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfmp._keras.callback_states import Logs
 from tfmp._monitoring.measured_step import MeasuredStep, Measurement
+from tfmp._monitoring.operators import operators
 from tfmp._monitoring.sample_log import Sample
 from tfmp._monitoring.state_reader import StateReader
 from tfmp._monitoring.step_count import StepCount
@@ -55,11 +56,10 @@ class Sampler:
         """Looks at the model anew, once a `fit`.
 
         Returns:
-            Whether a layer of it has FP8 state.
+            Whether anything in it is quantized to FP8.
         """
         self._state, self._function = StateReader(self.model), None
-        found: bool = self._state.has_float8
-        return found
+        return bool(operators(self.model))
 
     def arm(self) -> None:
         """Has the next execution measured."""

@@ -53,7 +53,6 @@ class StateReader:
         }
         self._state = {k: v for k, v in state.items() if v is not None}
         states = all_states(model)
-        self.has_float8 = bool(states)
         frozen = {
             id(layer.float8)
             for layer in flatten(model).values()

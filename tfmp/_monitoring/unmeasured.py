@@ -19,7 +19,7 @@ def unmeasured(model: keras.Model, has_float8: bool) -> list[str]:
 
     Args:
         model: built.
-        has_float8: whether a layer has FP8 state.
+        has_float8: whether anything is quantized to FP8.
     """
     paths = [path for path, each in flatten(model).items() if _emulated(each)]
     if paths:

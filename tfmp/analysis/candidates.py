@@ -120,8 +120,7 @@ def rounded(x: tf.Tensor, role: str, recipe: Any, dtype: str) -> tf.Tensor:
     if recipe.emulates:
         low = _emulated(low, role, recipe)
     else:
-        amax = scaling.amax(low)
-        scale = scaling.compute_scale(amax, target, recipe.margin)
+        scale = scaling.scale_of_role(recipe, role, scaling.amax(low))
         low = quantization.quantize(low, scale, target)
         low = quantization.dequantize(low, scale)
     return tf.cast(low, x.dtype)

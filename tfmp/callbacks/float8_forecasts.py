@@ -107,7 +107,7 @@ def _look(
         return
     x, target = tf.convert_to_tensor(x), recipe.format(role)
     amax = scaling.amax(x)
-    scale = scaling.compute_scale(amax, target, recipe.margin)
+    scale = scaling.scale_of_role(recipe, role, amax)
     vector = statistics.measure(
         x, scale, target, amax, recipe.margin, probe.elements
     )

@@ -64,7 +64,7 @@ class Float8Layer(Policied, Quantizable, Measured, Base):
         The state of a layer that leaves FP8 is kept for when it comes back.
         """
         recipe = self.recipe
-        if recipe is not None and recipe.emulates:
+        if recipe is not None and not recipe.observes:
             recipe = None  # which needs no state
         if self.float8 is not None:
             self.float8.recipe = recipe

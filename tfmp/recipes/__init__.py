@@ -13,8 +13,8 @@ and three products:
     kernel_grad  x  . dy    inputs x grads
 
 A recipe says, for each role, its format and how its scale is found, and which
-products stay in the compute dtype.  `DelayedScaling` and `CurrentScaling` run
-in FP8, `Emulated` shows what any other format would do.
+products stay in the compute dtype.  `DelayedScaling`, `CurrentScaling` and
+`StaticScaling` run in FP8, `Emulated` shows what any other format would do.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tfmp.recipes.recipe import OPERANDS as OPERANDS
 from tfmp.recipes.recipe import PRODUCTS as PRODUCTS
 from tfmp.recipes.recipe import ROLES as ROLES
 from tfmp.recipes.recipe import Recipe
+from tfmp.recipes.static_scaling import StaticScaling
 
 __all__ = [
     "CurrentScaling",
@@ -36,6 +37,7 @@ __all__ = [
     "Emulated",
     "Float8Recipe",
     "Recipe",
+    "StaticScaling",
     "get",
     "serialize",
 ]
@@ -61,6 +63,8 @@ PRESETS: dict[str, Recipe] = {
     "current_high_precision_projections": CurrentScaling(
         high_precision_projections=("output",)
     ),
+    "static": StaticScaling(),
+    "static_e4m3": StaticScaling(fp8_format="E4M3"),
 }
 
 
@@ -85,8 +89,9 @@ def get(recipe: object) -> Recipe:
     if isinstance(recipe, dict):
         return _deserialize(recipe)
     raise TypeError(
-        "`recipe` must be a tfmp.recipes.DelayedScaling, CurrentScaling or "
-        f"Emulated, or a name out of {tuple(PRESETS)}. Received: {recipe!r}"
+        "`recipe` must be a tfmp.recipes.DelayedScaling, CurrentScaling, "
+        f"StaticScaling or Emulated, or a name out of {tuple(PRESETS)}. "
+        f"Received: {recipe!r}"
     )
 
 
@@ -101,7 +106,7 @@ def serialize(recipe: Recipe) -> dict[str, Any]:
 
 
 def _deserialize(config: dict[str, Any]) -> Recipe:
-    every = (DelayedScaling, CurrentScaling, Emulated)
+    every = (DelayedScaling, CurrentScaling, StaticScaling, Emulated)
     classes: dict[str, type[Recipe]] = {c.__name__: c for c in every}
     name = checks.choice(
         "recipe['class_name']", config.get("class_name"), classes

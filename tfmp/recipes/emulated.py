@@ -66,6 +66,7 @@ class Emulated(Recipe):
     seed: int = 0
 
     emulates = True
+    observes = False
 
     def __post_init__(self) -> None:
         self._set("forward", _forward(self.forward))

@@ -39,7 +39,7 @@ def _name(given: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Float8Recipe(Recipe):
-    """What `DelayedScaling` and `CurrentScaling` share.
+    """What the recipes of products on FP8 operands share.
 
     Args:
         margin: the scale leaves this many powers of two of headroom above
@@ -129,6 +129,11 @@ class Float8Recipe(Recipe):
     def format(self, role: str) -> formats.Format:
         """Returns the `Format` of `"inputs"`, `"kernel"` or `"grads"`."""
         return formats.get_plain(super().format(role))
+
+    def static_scale(self, role: str) -> float | None:
+        """Returns the constant that is a role's scale, None if none is."""
+        checks.choice("role", role, ROLES)
+        return None
 
     def in_one_format(self) -> Recipe:
         """Returns the same recipe with E4M3 for every role.

@@ -19,11 +19,13 @@ PRODUCTS = tuple(OPERANDS)
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Recipe:
-    """What `DelayedScaling`, `CurrentScaling` and `Emulated` share.
+    """What all recipes share.
 
     Attributes:
         emulates: whether the products are emulated: operands with the values
             of a format, multiplied in float32.  Such a product is not FP8.
+        observes: whether scales follow from what passes see of a tensor; a
+            layer then has a state that keeps it.
         high_precision: the products that stay in the compute dtype.
         high_precision_projections: those that do so besides, of attention's
             projections: query, key, value and output.
@@ -39,6 +41,7 @@ class Recipe:
 
     # With types, these would be the first fields of every recipe.
     emulates = False
+    observes = True
     high_precision = cast(Any, ())
     high_precision_projections = cast(Any, ())
     attention = cast(Any, False)
@@ -51,7 +54,8 @@ class Recipe:
 
     def is_delayed(self, role: str) -> bool:
         """Whether the role's scale comes from earlier steps."""
-        return checks.choice("role", role, ROLES) not in self.current
+        checks.choice("role", role, ROLES)
+        return self.observes and role not in self.current
 
     def lowers(self, product: str) -> bool:
         """Whether a product multiplies quantized operands."""
@@ -89,7 +93,10 @@ class Recipe:
         return plain.keep_high_precision(self.high_precision_projections)
 
     def as_current(self) -> Recipe:
-        """Returns the same formats and products with current scaling."""
+        """Returns the same formats and products without a state.
+
+        With current scaling, unless no scale follows from what passes see.
+        """
         return self
 
     def get_config(self) -> dict[str, Any]:
