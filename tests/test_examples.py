@@ -16,7 +16,7 @@ from absl import app, flags
 from absl.testing import flagsaver
 
 from examples import __main__ as program
-from examples import recommender, segmentation, tables
+from examples import novels, recommender, segmentation, tables
 from examples.harness import comparison, example, files, memory, settings
 from examples.harness import summary as summaries
 from examples.harness.settings import Settings, Size
@@ -52,11 +52,18 @@ def write_made_up_films(path: pathlib.Path) -> None:
             archive.writestr(name, "\n".join(lines))
 
 
+def made_up_novels(data_dir: pathlib.Path) -> list[str]:
+    """Texts of which each has words of its own."""
+    words = [f"it said {name} , and {name} was" for name in novels.NOVELS]
+    return [" ".join([text] * 200) for text in words]
+
+
 @pytest.fixture
 def downloads(tmp_path, monkeypatch) -> pathlib.Path:
     """Some data, made up, for the examples whose data are not shipped."""
     monkeypatch.setattr(tables, "read", made_up_letters)
     monkeypatch.setattr(tables, "VALIDATION", 64)
+    monkeypatch.setattr(novels, "read", made_up_novels)
     write_made_up_films(tmp_path / "recbole-1.2.1-py3-none-any.whl")
     return tmp_path
 

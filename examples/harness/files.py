@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pathlib
+import zlib
 from typing import Any
 
 UNPACKED = "usr/lib/R/site-library"
 DEBIAN = pathlib.Path("/", UNPACKED)
+ZLIB_OR_GZIP = 32 + zlib.MAX_WBITS
 
 
 class MissingDataError(ValueError):
@@ -62,3 +64,28 @@ def rdata() -> Any:
             f"R's files need a package: pip install rdata\nReceived: {error}"
         ) from error
     return rdata
+
+
+def lazy_loaded(path: pathlib.Path) -> dict[str, Any]:
+    """Reads the objects of R's lazy-load files, an `.rdb` and its `.rdx`.
+
+    The `.rdx` is a compressed object of R: names, each with the offset and the
+    length of its piece of the `.rdb`.  A piece is four bytes, the size of the
+    object, the first of them the highest, and the object, compressed by zlib.
+
+    Raises:
+        MissingDataError: if `rdata` is not installed.
+    """
+    index = path.with_suffix(".rdx").read_bytes()
+    pieces = path.read_bytes()
+    return {
+        str(name): _object(pieces[at + 4 : at + length])
+        for name, (at, length) in _object(index)["variables"].items()
+    }
+
+
+def _object(compressed: bytes) -> Any:
+    """Returns an object of R."""
+    content = zlib.decompress(compressed, ZLIB_OR_GZIP)
+    parsed = rdata().parser.parse_data(content, extension=".rds")
+    return rdata().conversion.convert(parsed, default_encoding="utf-8")
