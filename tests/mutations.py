@@ -41,7 +41,11 @@ FAULTS = (
         "tf.where(is_observed(amax), scale, tf.ones_like(scale))",
         "scale",
     ),
-    Fault("_core/quantization", "-target.max, target.max)", "-1e9, 1e9)"),
+    Fault(
+        "_core/quantization",
+        "clipped = tf.clip_by_value(scaled, -target.max, target.max)",
+        "clipped = tf.clip_by_value(scaled, -1e9, 1e9)",
+    ),
     Fault("_core/bit_rounding", "lost = size > INFINITY", "lost = size < 0"),
     Fault(
         "_core/product_scales",

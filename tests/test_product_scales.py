@@ -43,6 +43,8 @@ def both_passes(recipe, training, amax):
 
 def expected_scale(recipe, training, amax, role):
     """By the words of the recipes' documentation, for one role."""
+    if isinstance(recipe, recipes.StaticScaling):
+        return recipe.static_scale(role)
     place = recipes.ROLES.index(role)
     own = OBSERVED[place]
     delayed = recipe.is_delayed(role) and (training or role != "grads")
