@@ -43,8 +43,8 @@ FAULTS = (
     ),
     Fault(
         "_core/quantization",
-        "clipped = tf.clip_by_value(scaled, -target.max, target.max)",
-        "clipped = tf.clip_by_value(scaled, -1e9, 1e9)",
+        "-target.max, target.max)\n    return",
+        "-1e9, 1e9)\n    return",
     ),
     Fault("_core/bit_rounding", "lost = size > INFINITY", "lost = size < 0"),
     Fault(
