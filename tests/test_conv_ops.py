@@ -305,6 +305,8 @@ def check(case, dtype, name):
         ("bfloat16", "delayed_e4m3_high_precision_output"),
         ("float16", "delayed_high_precision_projections"),
         ("float32", "current_high_precision_projections"),
+        ("bfloat16", "static"),
+        ("float16", "static_e4m3"),
         ("bfloat16", "delayed_margin_1"),
         ("float32", "current_wide_output"),
         ("bfloat16", "current_wide_input_grad"),

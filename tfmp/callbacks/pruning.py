@@ -94,13 +94,14 @@ class Pruning(keras.callbacks.Callback, Kept):
     Sources: arXiv 1710.01878, equation 1 (the schedule); arXiv 2104.08378
     (2:4).
 
-    >>> model = keras.Sequential([keras.Input([8]), keras.layers.Dense(4)])
+    >>> layer = keras.layers.Dense(4, name="head")
+    >>> model = keras.Sequential([keras.Input([8]), layer], name="net")
     >>> model.compile("adam", "mse")
     >>> x, y = keras.ops.ones([6, 8]), keras.ops.ones([6, 4])
     >>> pruning = Pruning(0.75)
     >>> history = model.fit(x, y, 2, verbose=0, callbacks=[pruning])
     >>> history.history["sparsity"], pruning.sparsities()
-    ([0.75], {'sequential/dense': 0.75})
+    ([0.75], {'net/head': 0.75})
     """
 
     def __init__(
