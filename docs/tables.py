@@ -19,8 +19,8 @@ import numpy as np
 from tfmp import conversion, formats, ops, recipes
 
 PAGES = [
-    pathlib.Path(__file__).parent / "guides" / f"{name}.md"
-    for name in ("formats", "gallery")
+    pathlib.Path(__file__).parent / f"{name}.md"
+    for name in ("guides/formats", "reference/gallery")
 ]
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n)\n.*?(<!-- end -->)", re.DOTALL)
 LOW, HIGH = -30.0, 20.0  # exponents of the log-uniform values
