@@ -109,8 +109,14 @@ def main() -> None:
     import replica_emulation
     import replica_limits
     import replica_programs
+    import replica_pruning
 
-    modules = replica_programs, replica_limits, replica_emulation
+    modules = (
+        replica_programs,
+        replica_limits,
+        replica_emulation,
+        replica_pruning,
+    )
     known = {k: v for module in modules for k, v in vars(module).items()}
     found = {name: known[name](strategy) for name in names}
     print(json.dumps(found))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import replicas
 import tensorflow as tf
 
 import tfmp
@@ -165,6 +166,37 @@ def test_two_of_four_trains_and_says_what_it_leaves():
     assert pruning.sparsities() == {"net/a": 0.5}
     said = "its product sums over 6, no multiple of 4"
     assert pruning.skipped == {"net/b": said}
+
+
+def test_a_depthwise_product_has_no_fours():
+    model = keras.Sequential(
+        [
+            keras.Input([16, 1]),
+            keras.layers.DepthwiseConv1D(3, depth_multiplier=4, name="deep"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(4, name="last"),
+        ],
+        name="net",
+    )
+    model.compile("adam", "mse")
+    pruning = Pruning(pattern="2:4")
+    fit(model, pruning, epochs=1)
+    assert list(pruning.sparsities()) == ["net/last"]
+    assert pruning.skipped == {"net/deep": "its product sums over no channels"}
+
+
+def test_an_average_of_weights_is_pruned_too():
+    """With which Keras ends a `fit`: it has what the weights were before."""
+    model = network()
+    model.compile(keras.optimizers.Adam(0.01, use_ema=True), "mse")
+    fit(model, Pruning(0.75, begin=5))
+    assert zeros(model) == [0.75] * 3
+
+
+@pytest.mark.slow
+def test_replicas_have_the_same_zeros():
+    [zeros_of_each] = replicas.mirrored(2, "prune").values()
+    assert zeros_of_each == [[0.75] * 2] * 2
 
 
 def test_only_what_the_filter_has_and_what_can_be_pruned():

@@ -112,8 +112,8 @@ def _with_labels(loss: Any, batch: Batch, outputs: Any) -> tf.Tensor:
         if batch.y is not None:
             raise
         raise ValueError(
-            f"`data` must have labels, which the loss takes: {DATA}. "
-            "Received: inputs alone"
+            f"`data` must have labels, or `loss` must need none ({error}): "
+            f"{DATA}. Received: inputs alone"
         ) from error
 
 

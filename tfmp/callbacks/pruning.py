@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -22,26 +21,6 @@ from tfmp.conversion.sizes import Sizes
 PATTERNS = ("unstructured", "2:4")
 SCOPES = ("layer", "model")
 MOST = 1 - 2.0**-20  # of a layer: something has to stay
-
-
-@dataclasses.dataclass(frozen=True)
-class Masked:
-    """The constraint of a pruned kernel, which the optimizer applies.
-
-    Attributes:
-        mask: variable, True where a weight stays.
-        own: the constraint that the kernel had, or None.
-    """
-
-    mask: keras.Variable
-    own: Callable[[Any], Any] | None
-
-    def __call__(self, kernel: Any) -> Any:
-        """Returns what an update leaves of the kernel."""
-        kernel = kernel if self.own is None else self.own(kernel)
-        kernel = tf.convert_to_tensor(kernel)
-        stays = tf.convert_to_tensor(self.mask)
-        return tf.where(stays, kernel, tf.zeros_like(kernel))
 
 
 class Pruning(keras.callbacks.Callback, Kept):
@@ -173,6 +152,11 @@ class Pruning(keras.callbacks.Callback, Kept):
             shares = list(self.sparsities().values())
             logs["sparsity"] = float(np.average(shares, weights=sizes))
 
+    def on_train_end(self, logs: Logs = None) -> None:
+        """Prunes what `fit` ends with, such as an average of past weights."""
+        for kernel in self._kernels.values():
+            kernel.assign(kernel.constraint(kernel))
+
     def get_state(self) -> dict[str, Any]:
         """Returns what a backup keeps: where it is; masks are in the zeros."""
         return {"count": self._count.get_state()}
@@ -193,7 +177,7 @@ class Pruning(keras.callbacks.Callback, Kept):
     def sparsities(self) -> dict[str, float]:
         """Returns the share of zeros in each pruned kernel, by its path."""
         return {
-            path: float(np.mean(keras.ops.convert_to_numpy(kernel) == 0))
+            path: float(tf.reduce_mean(tf.cast(_is_zero(kernel), tf.float64)))
             for path, kernel in self._kernels.items()
         }
 
@@ -224,7 +208,10 @@ class Pruning(keras.callbacks.Callback, Kept):
             )
         self._kernels = {p: layer.kernel for p, layer in self._layers.items()}
         with self.model.distribute_strategy.scope():
-            news = [_constrain(kernel) for kernel in self._kernels.values()]
+            news = [
+                pruning_masks.constrain(kernel)
+                for kernel in self._kernels.values()
+            ]
         if any(news):
             programs.drop(self.model)
 
@@ -239,6 +226,8 @@ class Pruning(keras.callbacks.Callback, Kept):
         if not kernel.trainable:
             return "it is frozen"
         if self.pattern == "2:4":
+            if isinstance(layer, pruning_masks.DEPTHWISE):
+                return "its product sums over no channels"
             axes = pruning_masks.summed_axes(layer)
             summed = int(np.prod([kernel.shape[axis] for axis in axes]))
             if summed % pruning_masks.GROUP:
@@ -268,6 +257,10 @@ class Pruning(keras.callbacks.Callback, Kept):
             variable.assign(variable.constraint(variable))
 
 
+def _is_zero(kernel: keras.Variable) -> tf.Tensor:
+    return tf.equal(tf.convert_to_tensor(kernel), 0)
+
+
 def checked_filter(filter: Any) -> Any:
     """Returns the argument `filter`, if it says which layers.
 
@@ -280,17 +273,3 @@ def checked_filter(filter: Any) -> Any:
             f"function, or None. Received: {filter!r}"
         )
     return filter
-
-
-def _constrain(kernel: keras.Variable) -> bool:
-    """Gives a kernel a mask, if it has none; returns whether that is new."""
-    if isinstance(kernel.constraint, Masked):
-        return False
-    mask = keras.Variable(
-        tf.ones(kernel.shape, tf.bool),
-        dtype="bool",
-        trainable=False,
-        name="pruning_mask",
-    )
-    kernel.constraint = Masked(mask, kernel.constraint)
-    return True

@@ -7,7 +7,9 @@ and stay among the smallest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -18,7 +20,42 @@ TRANSPOSED = (
     keras.layers.Conv2DTranspose,
     keras.layers.Conv3DTranspose,
 )
+DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 GROUP, KEPT = 4, 2  # of 2:4
+
+
+@dataclasses.dataclass(frozen=True)
+class Masked:
+    """The constraint of a pruned kernel, which the optimizer applies.
+
+    Attributes:
+        mask: variable, True where a weight stays.
+        own: the constraint that the kernel had, or None.
+    """
+
+    mask: keras.Variable
+    own: Callable[[Any], Any] | None
+
+    def __call__(self, kernel: Any) -> Any:
+        """Returns what an update leaves of the kernel."""
+        kernel = kernel if self.own is None else self.own(kernel)
+        kernel = tf.convert_to_tensor(kernel)
+        stays = tf.convert_to_tensor(self.mask)
+        return tf.where(stays, kernel, tf.zeros_like(kernel))
+
+
+def constrain(kernel: keras.Variable) -> bool:
+    """Gives a kernel a mask, if it has none; returns whether that is new."""
+    if isinstance(kernel.constraint, Masked):
+        return False
+    mask = keras.Variable(
+        tf.ones(kernel.shape, tf.bool),
+        dtype="bool",
+        trainable=False,
+        name="pruning_mask",
+    )
+    kernel.constraint = Masked(mask, kernel.constraint)
+    return True
 
 
 def smallest(kernels: Sequence[tf.Tensor], sparsity: float) -> list[tf.Tensor]:
