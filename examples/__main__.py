@@ -28,6 +28,7 @@ EXAMPLES = (
     "recommender",
     "segmentation",
     "detection",
+    "reinforcement",
 )
 SCRIPTS = ("fashion_mnist", "convert_pretrained", "choose_precision")
 
