@@ -22,6 +22,7 @@ from examples.harness.settings import Size
 
 CLASSES = 10
 WIDTHS, BLOCKS, EXPANSION = (16, 32, 64), 2, 4
+STEM = 1
 SMOKE = 256
 
 
@@ -43,7 +44,7 @@ def data(size: Size, data_dir: pathlib.Path) -> Data:
 def model(data: Data) -> keras.Model:
     """Three stages of bottlenecks; each but the first halves the image."""
     start = keras.Input(data.train[0].shape[1:])
-    x = normalized(start, WIDTHS[0], 3)
+    x = normalized(start, WIDTHS[0], 3, strides=STEM)
     for stage, width in enumerate(WIDTHS):
         for block in range(BLOCKS):
             halves = stage > 0 and block == 0

@@ -1,10 +1,9 @@
 """Segmentation: a U-Net finds real pieces of clothing in scenes.
 
-A scene is 64 x 64 pixels with four images of Fashion-MNIST, turned at random
-and put anywhere, the later ones over the earlier, and noise behind them.  The
-label of a pixel is the class of the piece that it shows, or the background.
-A piece is where its image is brighter than a sixth.  Scenes to validate are
-made of the test images only.
+A scene (`scenes.py`) has four images of Fashion-MNIST, each turned by quarters
+at random, on 64 x 64 pixels.  The label of a pixel is the class of the piece
+that it shows, or the background.  Scenes to validate are made of the test
+images only.
 
 The network is that of arXiv 1505.04597, smaller, with convolutions that keep
 the size ("same") and BatchNorm after each.
@@ -20,11 +19,12 @@ import keras
 import numpy as np
 from keras import layers
 
+from examples import scenes
 from examples.harness.example import Data, Example, Metric, cosine
 from examples.harness.settings import Size
 
-SIDE, PIECE, PIECES, CLASSES = 64, 28, 4, 11
-BACKGROUND, BRIGHT, NOISE = 10, 42, 40
+CLASSES, BACKGROUND = 11, 10
+PIECES, TURNS = 4, 4
 WIDTHS = (16, 32, 64)
 SCENES = {
     Size.SMOKE: (64, 16),
@@ -38,30 +38,20 @@ def data(size: Size, data_dir: pathlib.Path) -> Data:
     parts = fashion_mnist_data.load(full=size is Size.FULL)
     return Data(
         *(
-            scenes(images, labels, count, seed)
-            for seed, ((images, labels), count) in enumerate(
+            labelled(scenes.compose(*part, count, PIECES, seed, turns=TURNS))
+            for seed, (part, count) in enumerate(
                 zip(parts, SCENES[size], strict=True)
             )
         )
     )
 
 
-def scenes(
-    images: np.ndarray, labels: np.ndarray, count: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Composes scenes [count, 64, 64, 1] from 0 to 1, and classes of pixels."""
-    random = np.random.default_rng(seed)
-    x = random.integers(0, NOISE, [count, SIDE, SIDE], "uint8")
-    y = np.full(x.shape, BACKGROUND, "uint8")
-    for scene, classes in zip(x, y, strict=True):
-        for which in random.integers(0, len(images), PIECES):
-            piece = np.rot90(images[which], random.integers(4))
-            top, left = random.integers(0, SIDE - PIECE + 1, 2)
-            place = np.s_[top : top + PIECE, left : left + PIECE]
-            seen = piece > BRIGHT
-            scene[place][seen] = piece[seen]
-            classes[place][seen] = labels[which]
-    return x[..., None].astype("float32") / 255, y
+def labelled(made: scenes.Scenes) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images, and the class of each pixel, uint8 [count, 64, 64]."""
+    rows = np.arange(len(made.classes))[:, None, None]
+    classes = made.classes[rows, made.shown]
+    classes[made.shown == scenes.NOTHING] = BACKGROUND
+    return made.images, classes.astype("uint8")
 
 
 def model(data: Data) -> keras.Model:

@@ -53,17 +53,57 @@ class Metric(NamedTuple):
         unit: of that.
         digits: behind the point.
         higher_is_better: or else lower.
+        measure: measures the model after each epoch, where no Keras metric
+            can; then `make` is None.
     """
 
     name: str
-    make: Callable[[], keras.metrics.Metric]
+    make: Callable[[], keras.metrics.Metric] | None = None
     factor: float = 1.0
     unit: str = ""
     digits: int = 2
     higher_is_better: bool = True
+    measure: Callable[[keras.Model, Data], float] | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+class Run(NamedTuple):
+    """One training, as an own loop is told of it.
+
+    Attributes:
+        seed: of all that is random.
+        epochs: passes over the data, or what the loop takes for one.
+        batch_size: samples a step.
+        size: how much data.
+        jit_compile: whether to compile the steps with XLA.
+        optimizer: makes the example's optimizer, given the number of steps,
+            with the loss scale that the precision needs.
+    """
+
+    seed: int
+    epochs: int
+    batch_size: int
+    size: Size
+    jit_compile: bool
+    optimizer: Callable[[int], keras.optimizers.Optimizer]
+
+
+class Learned(NamedTuple):
+    """What a training has shown.
+
+    Attributes:
+        curve: the metric after each epoch, as Keras has it.
+        loss: the mean loss of each epoch.
+        step_ms: median time of a step, without those that warm up.
+        skipped_steps: how many steps were skipped.
+    """
+
+    curve: list[float]
+    loss: list[float]
+    step_ms: float
+    skipped_steps: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
     """A training.
 
@@ -74,7 +114,8 @@ class Example:
         data: reads the data, given its size and the folder of downloads.
         model: builds a plain Keras model, in float32, for these data.
         optimizer: makes the optimizer, given the number of steps.
-        loss: makes the loss.
+        loss: makes the loss; None if a loop has its own.
+        loop: trains the converted model in place of `model.fit`.
         metric: what counts.
         epochs: passes over the data.
         batch_size: samples a step.
@@ -88,7 +129,8 @@ class Example:
     data: Callable[[Size, pathlib.Path], Data]
     model: Callable[[Data], keras.Model]
     optimizer: Callable[[int], keras.optimizers.Optimizer]
-    loss: Callable[[], keras.losses.Loss]
+    loss: Callable[[], keras.losses.Loss] | None = None
+    loop: Callable[[keras.Model, Data, Run], Learned] | None = None
     metric: Metric
     epochs: int
     batch_size: int

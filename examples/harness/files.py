@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pathlib
 import zlib
 from typing import Any
@@ -51,19 +52,23 @@ def of_debian(data_dir: pathlib.Path, package: str, inner: str) -> pathlib.Path:
     )
 
 
-def rdata() -> Any:
-    """Returns the package that reads R's files.
+def package(name: str, for_what: str) -> Any:
+    """Returns a package that only some examples need.
 
     Raises:
         MissingDataError: if it is not installed.
     """
     try:
-        import rdata
+        return importlib.import_module(name)
     except ImportError as error:
         raise MissingDataError(
-            f"R's files need a package: pip install rdata\nReceived: {error}"
+            f"{for_what} need a package: pip install {name}\nReceived: {error}"
         ) from error
-    return rdata
+
+
+def rdata() -> Any:
+    """Returns the package that reads R's files."""
+    return package("rdata", "R's files")
 
 
 def lazy_loaded(path: pathlib.Path) -> dict[str, Any]:

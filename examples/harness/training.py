@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfmp
-from examples.harness.example import Data, Example
+from examples.harness.example import Data, Example, Learned, Metric, Run
 from examples.harness.memory import Peak
 from examples.harness.settings import Settings
 
@@ -36,16 +36,28 @@ class StepTimes(keras.callbacks.Callback):
         return float(1000 * np.median(self.seconds[warm_up:] or self.seconds))
 
 
-def in_precision(
-    policy: str, model: keras.Model, optimizer: keras.optimizers.Optimizer
+class Measured(keras.callbacks.Callback):
+    """Measures the model after each epoch, where the example says how."""
+
+    def __init__(self, metric: Metric, data: Data) -> None:
+        super().__init__()
+        self.metric, self.data = metric, data
+        self.curve: list[float] = []
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self.metric.measure:
+            self.curve.append(self.metric.measure(self.model, self.data))
+
+
+def with_loss_scale(
+    policy: str, optimizer: keras.optimizers.Optimizer
 ) -> keras.optimizers.Optimizer:
-    """Converts the model in place; returns the optimizer that goes with it.
+    """Returns the optimizer that goes with a precision.
 
     float16 needs a loss scale.  FP8 needs none: the wrapper keeps its scales.
     """
     if policy == "float32":
         return optimizer
-    tfmp.convert(model, policy, filter="all")
     if policy == "mixed_float16":
         return tfmp.optimizers.LossScaleOptimizer(optimizer)
     return tfmp.optimizers.LossScaleOptimizer(
@@ -53,19 +65,39 @@ def in_precision(
     )
 
 
-def compiled(
-    example: Example, policy: str, data: Data, steps: int, jit_compile: bool
-) -> keras.Model:
-    """Builds the model in float32, converts it and compiles it."""
-    model = example.model(data)
-    optimizer = in_precision(policy, model, example.optimizer(steps))
+def fit(
+    example: Example, model: keras.Model, data: Data, chosen: Run
+) -> Learned:
+    """Trains a converted model by `model.fit`."""
+    batches = data.batches(chosen.batch_size, chosen.seed)
+    metric = example.metric
     model.compile(
-        optimizer,
+        chosen.optimizer(chosen.epochs * len(batches)),
         example.loss(),
-        metrics=[example.metric.make()],
-        jit_compile=jit_compile,
+        metrics=[metric.make()] if metric.make else None,
+        jit_compile=chosen.jit_compile,
     )
-    return model
+    times, measured = StepTimes(), Measured(metric, data)
+    validation = data.validation_batches(chosen.batch_size)
+    history = model.fit(
+        batches,
+        epochs=chosen.epochs,
+        verbose=1 if sys.stdout.isatty() else 2,
+        callbacks=[times, measured],
+        shuffle=False,  # they are shuffled already
+        validation_data=None if metric.measure else validation,
+    ).history
+    curve = measured.curve
+    if metric.make:
+        curve = history[f"val_{model.metrics[-1].metrics[0].name}"]
+    # The first step compiles; the first epoch warms up if there are others.
+    warm_up = len(batches) if chosen.epochs > 1 else 1
+    return Learned(
+        curve,
+        history["loss"],
+        times.median_ms(warm_up),
+        int(getattr(model.optimizer, "skipped_steps", 0)),
+    )
 
 
 def train(
@@ -77,36 +109,36 @@ def train(
     """
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    epochs = settings.epochs or example.epochs
-    batch_size = settings.batch_size or example.batch_size
-    batches = data.batches(batch_size, seed)
-    peak, times = Peak(), StepTimes()
-    steps = epochs * len(batches)
-    model = compiled(example, policy, data, steps, settings.jit_compile)
-    history = model.fit(
-        batches,
-        epochs=epochs,
-        verbose=1 if sys.stdout.isatty() else 2,
-        callbacks=[times],
-        shuffle=False,  # they are shuffled already
-        validation_data=data.validation_batches(batch_size),
-    ).history
-    metric = model.metrics[-1].metrics[0].name
-    curve = [example.metric.factor * x for x in history[f"val_{metric}"]]
-    # The first step compiles; the first epoch warms up if there are others.
-    warm_up = len(batches) if epochs > 1 else 1
+    chosen = Run(
+        seed,
+        settings.epochs or example.epochs,
+        settings.batch_size or example.batch_size,
+        settings.size,
+        settings.jit_compile,
+        lambda steps: with_loss_scale(policy, example.optimizer(steps)),
+    )
+    peak = Peak()
+    model = example.model(data)
+    if policy != "float32":
+        tfmp.convert(model, policy, filter="all")
+    if example.loop:
+        learned = example.loop(model, data, chosen)
+    else:
+        learned = fit(example, model, data, chosen)
+    curve = [example.metric.factor * x for x in learned.curve]
     run = {
         "policy": policy,
         "seed": seed,
         "metric": curve[-1],
         "curve": curve,
-        "loss": history["loss"],
-        "step_ms": times.median_ms(warm_up),
+        "loss": learned.loss,
+        "step_ms": learned.step_ms,
         "peak_mib": peak.mebibytes(),
-        "skipped_steps": int(getattr(model.optimizer, "skipped_steps", 0)),
+        "skipped_steps": learned.skipped_steps,
         "afterwards": (example.afterwards or _nothing)(model, data),
     }
     if seed == 0:  # The program is the same for every seed.
+        batches = data.batches(chosen.batch_size, seed)
         run["products"] = products(model, batches)
     return run
 
@@ -117,7 +149,9 @@ def _nothing(model: keras.Model, data: Data) -> dict[str, Any]:
 
 def products(model: keras.Model, batches: tf.data.Dataset) -> dict[str, Any]:
     """Says what the program of a training step multiplies in which types."""
-    found = tfmp.inspect(model, *next(iter(batches)))
+    x, y = next(iter(batches))
+    # Without a compiled loss it is the sum of squares of the outputs.
+    found = tfmp.inspect(model, x, *([y] if model.compiled else []))
     types = (" x ".join(row.operands) for row in found.products)
     return {
         "float8": found.float8_products,
