@@ -22,7 +22,14 @@ from examples.harness.settings import DOWNLOADS, POLICIES, Settings, Size
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-EXAMPLES = ("images", "tables", "recommender", "segmentation", "language")
+EXAMPLES = (
+    "images",
+    "tables",
+    "recommender",
+    "segmentation",
+    "language",
+    "fine_tuning",
+)
 SCRIPTS = ("fashion_mnist", "convert_pretrained", "choose_precision")
 
 FLAGS = flags.FLAGS
