@@ -30,6 +30,7 @@ EXAMPLES = (
     "language",
     "detection",
     "reinforcement",
+    "fine_tuning",
 )
 SCRIPTS = ("fashion_mnist", "convert_pretrained", "choose_precision")
 

@@ -19,11 +19,19 @@ class Tokens(layers.Layer):
         vocabulary: how many tokens there are.
         places: the most tokens of a text.
         width: of the embeddings.
+        spread: of the tokens' embeddings at the start.
     """
 
-    def __init__(self, vocabulary: int, places: int, width: int) -> None:
+    def __init__(
+        self, vocabulary: int, places: int, width: int, spread: float = 0.03
+    ) -> None:
         super().__init__(name="tokens")
-        self.token = layers.Embedding(vocabulary, width, name="token")
+        self.token = layers.Embedding(
+            vocabulary,
+            width,
+            initializers.RandomNormal(stddev=spread),
+            name="token",
+        )
         self.place = layers.Embedding(places, width, name="place")
 
     def call(self, tokens: Any, start: Any = 0) -> Any:
@@ -69,6 +77,20 @@ class Block(layers.Layer):
         y = self.attention_norm(x)
         y = self.attention(y, y, use_causal_mask=self.causal)
         return self._widely(x + self.dropout(y))
+
+    def enable_lora(self, rank: int) -> None:
+        """Freezes kernels and norms, and adds small factors to each kernel."""
+        attention = self.attention
+        for layer in (
+            attention.query_dense,
+            attention.key_dense,
+            attention.value_dense,
+            attention.output_dense,
+            self.up,
+            self.down,
+        ):
+            layer.enable_lora(rank)
+        self.attention_norm.trainable = self.norm.trainable = False
 
     def cache(self, texts: int, places: int) -> Any:
         """Returns an empty cache of keys and values for `step`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import io
 import json
@@ -17,7 +18,14 @@ from absl.testing import flagsaver
 
 from examples import __main__ as program
 from examples import novels, recommender, scenes, segmentation, tables
-from examples.harness import comparison, example, files, memory, settings
+from examples.harness import (
+    comparison,
+    example,
+    files,
+    memory,
+    settings,
+    training,
+)
 from examples.harness import summary as summaries
 from examples.harness.settings import Settings, Size
 
@@ -164,6 +172,20 @@ def test_what_is_measured_afterwards_is_kept_and_said(said, results):
     assert results["table"][FLOAT8]["afterwards"]["answer"] == 42
     assert "answer" in said
     assert "mixed_float8, words:" in said
+
+
+def test_an_own_way_to_train_is_taken(folder):
+    def twice(made, policy, seed, data, settings):
+        found = training.train(made, policy, seed, data, settings)
+        return {**found, "afterwards": {"none": None, "two": 2.0}}
+
+    made = dataclasses.replace(tiny(), train=twice)
+    chosen = Settings((BFLOAT16,), 1, 1, jit_compile=False, output=folder)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        comparison.compare(made, points(), chosen)
+    lines = [line.split() for line in out.getvalue().splitlines()]
+    assert ["policy", "none", "two"] in lines
+    assert [BFLOAT16, "-", "2"] in lines
 
 
 def test_it_draws_and_writes_a_line_of_the_gallery(folder, results):

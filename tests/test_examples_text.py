@@ -1,4 +1,4 @@
-"""The examples on Jane Austen's novels: reading, a GPT with a cache."""
+"""The examples on Jane Austen's novels: reading, GPT with a cache, BERT."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 import rdata
 
 import tfmp
-from examples import language, novels
+from examples import fine_tuning, language, novels
 from examples.harness import files
-from examples.harness.settings import Size
+from examples.harness.settings import Settings, Size
 
 FLOAT8 = "mixed_float8"
 
@@ -140,3 +140,85 @@ def test_bytes_are_drawn_as_likely_as_they_are():
     drawn = np.concatenate([choose(scores) for _ in range(4000)])
     shares = np.bincount(drawn) / len(drawn)
     np.testing.assert_allclose(shares, [0.5, 0.3, 0.2], atol=0.03)
+
+
+def test_names_come_first_and_are_written_with_a_capital():
+    text = "The Emma . I said the thing to Emma , the Emma . Mr Elton said"
+    numbers = novels.vocabulary([text])
+    assert [numbers[name] for name in ("Emma", "Elton")] == [3, 4]
+    others = {number for word, number in numbers.items() if word != "Emma"}
+    assert min(others - {4}) == novels.NAMES
+    assert max(numbers.values()) < novels.WORDS
+    assert "I" in numbers and numbers["I"] >= novels.NAMES
+
+
+def test_a_passage_is_of_one_novel():
+    x, y = novels.passages(["a b c d e", "c c c"], {"a": 5, "c": 7}, 2)
+    assert x.tolist() == [[5, 1], [7, 1], [7, 7]]
+    assert y.tolist() == [0, 0, 1]
+
+
+def test_half_of_the_names_are_masked_and_to_be_guessed():
+    random = np.random.default_rng(0)
+    x = random.integers(0, 2 * novels.NAMES, [100, 64])
+    hidden, names = fine_tuning.masked(x, seed=0)
+    chosen = hidden == novels.MASK
+    np.testing.assert_array_equal(hidden[names == 0], x[names == 0])
+    np.testing.assert_array_equal(names[names > 0], x[names > 0])
+    assert np.all(chosen[names > 0])
+    is_name = (x >= novels.FIRST) & (x < novels.NAMES)
+    assert np.mean(names[is_name] > 0) == pytest.approx(0.5, abs=0.03)
+    assert np.all(names[~is_name] == 0)
+
+
+def test_the_loss_is_of_masked_names_only():
+    made = fine_tuning.pretraining(pathlib.Path())
+    y, scores = np.array([[0, 3]]), np.zeros([1, 2, 4], "float32")
+    scores[0, 0, 1] = 9.0  # where no name is to be guessed
+    metric = made.metric.make()
+    metric.update_state(y, scores)
+    assert made.loss()(y, scores) == pytest.approx(np.log(4))
+    assert metric.result() == pytest.approx(np.log(4))
+
+
+@pytest.fixture
+def pretrained(tmp_path) -> pathlib.Path:
+    keras.utils.set_random_seed(3)
+    path = tmp_path / "encoder.weights.h5"
+    fine_tuning.encoder().save_weights(path)
+    return path
+
+
+def test_lora_begins_with_what_was_pretrained(pretrained):
+    keras.utils.set_random_seed(0)
+    plain = fine_tuning.model(None, pretrained)
+    keras.utils.set_random_seed(0)
+    adapted = fine_tuning.with_lora(None, pretrained)
+    x = np.arange(128, dtype="int32").reshape(2, 64)
+    np.testing.assert_array_equal(plain(x), adapted(x))
+    frozen = {w.path for w in adapted.non_trainable_variables}
+    kernels = {w.path for w in plain.variables if w.path.endswith("/kernel")}
+    assert kernels - frozen == {"novel/kernel"}
+    assert adapted.count_params() - plain.count_params() == 6 * 4 * 128 + 1536
+
+
+@pytest.mark.slow
+def test_all_ways_from_pretrained_to_fine_tuned(monkeypatch):
+    """Of each policy, the one that it is fine-tuned in too is its own."""
+    words = [f"it said {name.title()} , then" for name in novels.NOVELS]
+    texts = [" ".join([text] * 300) for text in words]
+    monkeypatch.setattr(novels, "read", lambda data_dir: texts)
+    made = fine_tuning.EXAMPLE
+    data = made.data(Size.SMOKE, pathlib.Path())
+    chosen = Settings(epochs=1, batch_size=16, jit_compile=False)
+    for policy, other in (
+        ("mixed_bfloat16", "then float8"),
+        (FLOAT8, "then bfloat16"),
+    ):
+        run = made.train(made, policy, 0, data, chosen)
+        found = run["afterwards"]
+        assert found[other] is not None and found["LoRA"] is not None
+        assert found[fine_tuning.WAYS[policy]] is None
+        assert run["products"]["fallbacks"] == 0
+        in_float8 = run["pretraining"]["products"]["float8"]
+        assert (in_float8 > 0) is (policy == FLOAT8)

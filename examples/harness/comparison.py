@@ -45,10 +45,10 @@ def run_all(
     The policies take turns, so that a busy machine is as busy for all.
     """
     plan = [(p, s) for s in range(settings.seeds) for p in settings.policies]
-    runs = []
+    train, runs = example.train or training.train, []
     for number, (policy, seed) in enumerate(plan, 1):
         print(f"\n[{number}/{len(plan)}] {policy}, seed {seed}", flush=True)
-        runs.append(training.train(example, policy, seed, data, settings))
+        runs.append(train(example, policy, seed, data, settings))
     return runs
 
 

@@ -120,7 +120,9 @@ class Example:
         epochs: passes over the data.
         batch_size: samples a step.
         afterwards: what else to measure of a trained model, by name; numbers,
-            or text to read.
+            None where there is none, or text to read.
+        train: an own way to train, for more than one stage; it takes and
+            returns what `training.train` does, of which it is made.
     """
 
     name: str
@@ -135,6 +137,7 @@ class Example:
     epochs: int
     batch_size: int
     afterwards: Callable[[keras.Model, Data], dict[str, Any]] | None = None
+    train: Callable[..., dict[str, Any]] | None = None
 
 
 def cosine(

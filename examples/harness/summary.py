@@ -57,7 +57,7 @@ def _means(found: list[dict[str, Any]]) -> dict[str, Any]:
     """The mean of each number; of each text, that of the first seed."""
     return {
         name: first
-        if isinstance(first, str)
+        if first is None or isinstance(first, str)
         else float(np.mean([each[name] for each in found]))
         for name, first in found[0].items()
     }
@@ -108,7 +108,7 @@ def _others(rows: Rows) -> list[list[str]]:
     if not names:
         return []
     lines = [
-        [policy, *(f"{row['afterwards'][name]:.4g}" for name in names)]
+        [policy, *(_or_dash(row["afterwards"][x], "{:.4g}") for x in names)]
         for policy, row in rows.items()
     ]
     return [["policy", *names], *lines]
