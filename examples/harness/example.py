@@ -48,19 +48,22 @@ class Metric(NamedTuple):
 
     Attributes:
         name: in words.
-        make: makes the Keras metric.
+        make: makes the Keras metric; None if there is `measure`.
         factor: from Keras' value to the one that is shown.
         unit: of that.
         digits: behind the point.
         higher_is_better: or else lower.
+        measure: measures the model after each epoch, where no Keras metric
+            can: what has to be decoded, or ranked among all samples.
     """
 
     name: str
-    make: Callable[[], keras.metrics.Metric]
+    make: Callable[[], keras.metrics.Metric] | None = None
     factor: float = 1.0
     unit: str = ""
     digits: int = 2
     higher_is_better: bool = True
+    measure: Callable[[keras.Model, Data], float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +79,11 @@ class Example:
         optimizer: makes the optimizer, given the number of steps.
         loss: makes the loss.
         metric: what counts.
-        epochs: passes over the data.
+        epochs: how often the metric is taken.
         batch_size: samples a step.
         afterwards: what else to measure of a trained model, by name; numbers,
             or text to read.
+        passes: over the data, in an epoch.
     """
 
     name: str
@@ -93,6 +97,7 @@ class Example:
     epochs: int
     batch_size: int
     afterwards: Callable[[keras.Model, Data], dict[str, Any]] | None = None
+    passes: int = 1
 
 
 def cosine(

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfmp
-from examples.harness.example import Data, Example
+from examples.harness.example import Data, Example, Metric
 from examples.harness.memory import Peak
 from examples.harness.settings import Settings
 
@@ -34,6 +34,22 @@ class StepTimes(keras.callbacks.Callback):
     def median_ms(self, warm_up: int) -> float:
         """The median, without the first steps if there are others."""
         return float(1000 * np.median(self.seconds[warm_up:] or self.seconds))
+
+
+class Measured(keras.callbacks.Callback):
+    """Puts what `Metric.measure` says into the logs, as a Keras metric would.
+
+    Each epoch's dictionary goes to these callbacks before Keras' own.
+    """
+
+    name = "val_measured"
+
+    def __init__(self, metric: Metric, data: Data) -> None:
+        super().__init__()
+        self.metric, self.data = metric, data
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        logs[self.name] = self.metric.measure(self.model, self.data)
 
 
 def in_precision(
@@ -62,7 +78,7 @@ def compiled(
     model.compile(
         optimizer,
         example.loss(),
-        metrics=[example.metric.make()],
+        metrics=[example.metric.make()] if example.metric.make else None,
         jit_compile=jit_compile,
     )
     return model
@@ -79,20 +95,23 @@ def train(
     keras.utils.set_random_seed(seed)
     epochs = settings.epochs or example.epochs
     batch_size = settings.batch_size or example.batch_size
-    batches = data.batches(batch_size, seed)
+    batches = data.batches(batch_size, seed).repeat(example.passes)
     peak, times = Peak(), StepTimes()
     steps = epochs * len(batches)
     model = compiled(example, policy, data, steps, settings.jit_compile)
+    measured = example.metric.measure is not None
     history = model.fit(
         batches,
         epochs=epochs,
         verbose=1 if sys.stdout.isatty() else 2,
-        callbacks=[times],
+        callbacks=[times, *([Measured(example.metric, data)] * measured)],
         shuffle=False,  # they are shuffled already
-        validation_data=data.validation_batches(batch_size),
+        validation_data=None
+        if measured
+        else data.validation_batches(batch_size),
     ).history
-    metric = model.metrics[-1].metrics[0].name
-    curve = [example.metric.factor * x for x in history[f"val_{metric}"]]
+    name = Measured.name if measured else validation_name(model)
+    curve = [example.metric.factor * x for x in history[name]]
     # The first step compiles; the first epoch warms up if there are others.
     warm_up = len(batches) if epochs > 1 else 1
     run = {
@@ -109,6 +128,11 @@ def train(
     if seed == 0:  # The program is the same for every seed.
         run["products"] = products(model, batches)
     return run
+
+
+def validation_name(model: keras.Model) -> str:
+    """What Keras calls the compiled metric in a history."""
+    return f"val_{model.metrics[-1].metrics[0].name}"
 
 
 def _nothing(model: keras.Model, data: Data) -> dict[str, Any]:
