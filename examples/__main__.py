@@ -22,7 +22,15 @@ from examples.harness.settings import DOWNLOADS, POLICIES, Settings, Size
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-EXAMPLES = ("images", "tables", "recommender", "segmentation")
+EXAMPLES = (
+    "images",
+    "tables",
+    "recommender",
+    "segmentation",
+    "speech",
+    "retrieval",
+    "translation",
+)
 SCRIPTS = ("fashion_mnist", "convert_pretrained", "choose_precision")
 
 FLAGS = flags.FLAGS
