@@ -31,6 +31,9 @@ EXAMPLES = (
     "detection",
     "reinforcement",
     "fine_tuning",
+    "speech",
+    "retrieval",
+    "translation",
 )
 SCRIPTS = ("fashion_mnist", "convert_pretrained", "choose_precision")
 

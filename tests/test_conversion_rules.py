@@ -42,6 +42,28 @@ def test_a_layer_that_was_made_in_float32_stays(policy):
     assert model.get_layer("head").compute_dtype == "bfloat16"  # by name
 
 
+class Plain(keras.layers.Layer):
+    """A layer without an `__init__`: Keras notes all arguments of it."""
+
+    def call(self, x):
+        return 2 * x
+
+
+class Named(Plain):
+    """A layer whose `__init__` names what all layers take."""
+
+    def __init__(self, dtype=None, trainable=True, **kwargs):
+        super().__init__(dtype=dtype, trainable=trainable, **kwargs)
+
+
+@pytest.mark.parametrize("cls", [Plain, Named])
+def test_own_layers_that_were_made_in_float32_stay(cls):
+    kept, other = cls(dtype="float32"), cls()
+    model = keras.Sequential([keras.Input([16]), layers.Dense(16), kept, other])
+    tfmp.convert(model, filter="all")
+    assert (kept.compute_dtype, other.compute_dtype) == ("float32", "bfloat16")
+
+
 def test_nothing_is_known_of_a_layer_of_a_config():
     model = keras.models.clone_model(with_a_float32_end())
     tfmp.convert(model, filter="all")

@@ -48,13 +48,14 @@ class Metric(NamedTuple):
 
     Attributes:
         name: in words.
-        make: makes the Keras metric.
+        make: makes the Keras metric; None if there is `measure`.
         factor: from Keras' value to the one that is shown.
         unit: of that.
         digits: behind the point.
         higher_is_better: or else lower.
         measure: measures the model after each epoch, where no Keras metric
-            can; then `make` is None.
+            can: what has to be decoded, or ranked among all samples; then
+            `make` is None.
     """
 
     name: str
@@ -117,12 +118,13 @@ class Example:
         loss: makes the loss; None if a loop has its own.
         loop: trains the converted model in place of `model.fit`.
         metric: what counts.
-        epochs: passes over the data.
+        epochs: how often the metric is taken.
         batch_size: samples a step.
         afterwards: what else to measure of a trained model, by name; numbers,
             None where there is none, or text to read.
         train: an own way to train, for more than one stage; it takes and
             returns what `training.train` does, of which it is made.
+        passes: over the data, in an epoch.
     """
 
     name: str
@@ -138,6 +140,7 @@ class Example:
     batch_size: int
     afterwards: Callable[[keras.Model, Data], dict[str, Any]] | None = None
     train: Callable[..., dict[str, Any]] | None = None
+    passes: int = 1
 
 
 def cosine(

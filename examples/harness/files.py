@@ -7,6 +7,7 @@ import pathlib
 import zlib
 from typing import Any
 
+ROOT = pathlib.Path("/")
 UNPACKED = "usr/lib/R/site-library"
 DEBIAN = pathlib.Path("/", UNPACKED)
 ZLIB_OR_GZIP = 32 + zlib.MAX_WBITS
@@ -48,6 +49,31 @@ def of_debian(data_dir: pathlib.Path, package: str, inner: str) -> pathlib.Path:
         f"needed:\n"
         f"  mkdir -p {data_dir} && cd {data_dir} &&\n"
         f"  apt-get download {package} && dpkg -x {package}_*.deb .\n"
+        f"Received: {data_dir}, without {inner}"
+    )
+
+
+def of_packages(
+    data_dir: pathlib.Path, packages: tuple[str, ...], inner: str
+) -> pathlib.Path:
+    """Returns a path below the root of Debian's, installed or only unpacked.
+
+    Args:
+        data_dir: where they may be unpacked.
+        packages: those that belong together, for the message.
+        inner: a file or a folder, such as "usr/share/doc/bash/README.gz".
+
+    Raises:
+        MissingDataError: if it is in neither place.
+    """
+    for place in (ROOT / inner, data_dir.expanduser() / inner):
+        if place.exists():
+            return place
+    raise MissingDataError(
+        f"`data_dir` must hold Debian's packages {' and '.join(packages)}:\n"
+        f"  mkdir -p {data_dir} && cd {data_dir} &&\n"
+        f"  apt-get download {' '.join(packages)} &&\n"
+        f"  for package in *.deb; do dpkg -x $package .; done\n"
         f"Received: {data_dir}, without {inner}"
     )
 

@@ -70,6 +70,7 @@ def fit(
 ) -> Learned:
     """Trains a converted model by `model.fit`."""
     batches = data.batches(chosen.batch_size, chosen.seed)
+    batches = batches.repeat(example.passes)
     metric = example.metric
     model.compile(
         chosen.optimizer(chosen.epochs * len(batches)),
@@ -141,6 +142,11 @@ def train(
         batches = data.batches(chosen.batch_size, seed)
         run["products"] = products(model, batches)
     return run
+
+
+def validation_name(model: keras.Model) -> str:
+    """What Keras calls the compiled metric in a history."""
+    return f"val_{model.metrics[-1].metrics[0].name}"
 
 
 def _nothing(model: keras.Model, data: Data) -> dict[str, Any]:

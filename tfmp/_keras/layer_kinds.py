@@ -7,6 +7,8 @@ that only holds layers is saved by these, any other by its arguments.
 
 from __future__ import annotations
 
+import inspect
+
 import keras
 from keras.src.models.functional import Functional
 from keras.src.saving.keras_saveable import KerasSaveable as KerasSaveable
@@ -30,11 +32,15 @@ def is_told(layer: keras.Layer, dtype: str) -> bool:
     """Whether who made a layer said its dtype, as far as Keras remembers.
 
     Keras keeps arguments that are numbers and strings.  A layer of a file, and
-    a clone, has each of them, so that nothing is known of its dtype.
+    a clone, has each of them, so that nothing is known of its dtype.  Where
+    `__init__` names them, as that of `keras.Layer` does, Keras keeps each of
+    them anyway, and this is taken for what was said.
     """
     kept = getattr(layer, "_auto_config", None)
     given = {} if kept is None else kept.config
-    return given.get("dtype") == dtype and "trainable" not in given
+    named = inspect.signature(type(layer).__init__).parameters
+    every = "trainable" in given and "trainable" not in named
+    return given.get("dtype") == dtype and not every
 
 
 def is_container(layer: keras.Layer) -> bool:
