@@ -18,7 +18,7 @@ from examples import (
     text_metrics,
     translation,
 )
-from examples.harness import comparison, example, files, training
+from examples.harness import example, files, training
 from examples.harness.settings import Settings, Size
 
 FLOAT8 = "mixed_float8"
@@ -261,20 +261,3 @@ def test_a_measured_metric_is_taken_after_each_epoch():
     assert run["curve"] == [25, 50]
     assert run["metric"] == 50
     assert len(run["loss"]) == 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_ctc_trains_alike_in_every_policy(jit_compile, downloads, tmp_path):
-    chosen = Settings(
-        seeds=1,
-        epochs=1,
-        size=Size.SMOKE,
-        jit_compile=jit_compile,
-        data_dir=downloads,
-        output=tmp_path,
-    )
-    data = comparison.load(speech.EXAMPLE, chosen)
-    runs = comparison.run_all(speech.EXAMPLE, data, chosen)
-    losses = [run["loss"][-1] for run in runs]
-    np.testing.assert_allclose(losses, losses[0], rtol=0.1)
