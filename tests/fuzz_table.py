@@ -47,6 +47,7 @@ from fuzz_tries import Entry, parameters
 
 import tfmp
 from tfmp import hardware, policies
+from tfmp._comparing.comparison import Latency
 from tfmp.conversion.records import flatten
 from tfmp.layers import classes
 
@@ -64,6 +65,10 @@ PRODUCT = tfmp.cost_model.Product(64, 64, 64)
 INSPECTED = {
     **{"layer": "net/a", "product": "output", "result": "bf16"},
     **{"operands": ("bf16", "bf16"), "size": "2 x 4 x 8", "flops": 128},
+}
+COMPARED = {
+    **{"name": "a", "metrics": {"loss": 1.0}, "sqnr": 30.0},
+    **{"latency": {1: Latency(1e-3, 2e-3)}, "weight_bytes": 64},
 }
 
 
@@ -254,6 +259,18 @@ MODELS = {
         lambda: {"log_dirs": [logged()], "out": "r.html"},
         COMPUTES,
         raises=(OSError,),
+    ),
+    "ComparedModel": row(shown(tfmp.ComparedModel), **COMPARED),
+    "ComparedModel.throughput": row(
+        tfmp.ComparedModel(**COMPARED).throughput, batch_size=1
+    ),
+    "Comparison": row(
+        shown(tfmp.Comparison), models=(tfmp.ComparedModel(**COMPARED),)
+    ),
+    "compare": made(
+        tfmp.compare,
+        lambda: {"models": trained()["model"], "data": x(), "runs": 1},
+        COMPILES,
     ),
     "export": made(
         tfmp.export,

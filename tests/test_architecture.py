@@ -33,7 +33,7 @@ LEVELS = (
         "debug",
     ),
     ("callbacks", "reporting"),
-    ("analysis",),
+    ("_comparing", "analysis"),
     ("_command_line",),
     ("__init__", "__main__"),
 )

@@ -25,7 +25,7 @@ from tfmp._inspection import targets
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMMANDS = ("info", "formats", "inspect", "convert", "revert", "export")
-COMMANDS += ("report",)
+COMMANDS += ("report", "benchmark")
 
 OWN = """
 import keras, tfmp

@@ -14,6 +14,7 @@ from tfmp import (
     recipes,
     reporting,
 )
+from tfmp._comparing import ComparedModel, Comparison, compare
 from tfmp._configuration import (
     Configuration,
     configure,
@@ -30,6 +31,8 @@ from tfmp.version import VERSION
 __version__ = VERSION
 
 __all__ = [
+    "ComparedModel",
+    "Comparison",
     "Configuration",
     "ConversionReport",
     "ExportReport",
@@ -42,6 +45,7 @@ __all__ = [
     "assert_fp8",
     "callbacks",
     "checkpoints",
+    "compare",
     "configure",
     "conversion",
     "convert",

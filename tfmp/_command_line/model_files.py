@@ -22,6 +22,25 @@ UNKNOWN = re.compile(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what every command has that reads a model, and takes sizes."""
+    add_model(parser)
+    parser.add_argument(
+        "--batch-size",
+        type=positive,
+        default=32,
+        metavar="N",
+        help="to assume for an open first length (32)",
+    )
+    parser.add_argument(
+        "--length",
+        type=positive,
+        default=512,
+        metavar="N",
+        help="to assume for any other open length (512)",
+    )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds what every command has that reads a model."""
     parser.add_argument("model", metavar="MODEL.keras", help="the model's file")
     parser.add_argument(
@@ -31,20 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="modules",
         metavar="MODULE",
         help="import this first, for layers of your own; may be repeated",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=_positive,
-        default=32,
-        metavar="N",
-        help="to assume for an open first length (32)",
-    )
-    parser.add_argument(
-        "--length",
-        type=_positive,
-        default=512,
-        metavar="N",
-        help="to assume for any other open length (512)",
     )
 
 
@@ -65,7 +70,8 @@ def checked_out(text: str, force: bool) -> pathlib.Path:
     return out
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Returns the number of an argument that counts something."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"not a positive integer: {text!r}")
     return int(text)

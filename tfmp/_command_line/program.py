@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from tfmp._command_line import (
+    benchmark_command,
     convert_command,
     export_command,
     formats_command,
@@ -32,6 +33,7 @@ COMMANDS = (
     info_command.COMMAND,
     formats_command.COMMAND,
     inspect_command.COMMAND,
+    benchmark_command.COMMAND,
     convert_command.COMMAND,
     revert_command.COMMAND,
     export_command.COMMAND,
