@@ -1,7 +1,7 @@
 """Fine-tuning: BERT learns names in Jane Austen's novels, then which novel.
 
 A small encoder as in arXiv 1810.04805, that normalizes first.  It is pretrained
-on all passages of 64 words: half of their names are masked, and are to be
+on all passages of 128 words: half of their names are masked, and are to be
 guessed; names only, as in arXiv 2002.08909, for little is learned from the next
 "the".  Then it is told of 192 passages which novel they are from.  Those to
 validate are from the ends of the novels, where none to train on is from.  The
@@ -19,8 +19,8 @@ any other.  The row of a policy is of what was pretrained in it:
     not pretrained  as the first, from random weights, in bfloat16
     nats a name     loss of the pretraining; the names' frequencies alone: 4.7
 
-What is masked, the rates and the sizes were chosen, among ten settings, by the
-same ends of the novels: the accuracies compare policies, no more.
+What is masked, the lengths, the rates and the sizes were chosen by the same ends
+of the novels: the accuracies compare policies, no more.
 
 The data come from Debian's package r-cran-janeaustenr, read without R.
 """
@@ -44,7 +44,7 @@ from examples.harness.settings import BASELINE, Settings, Size
 from examples.novels import FIRST, MASK, NAMES, OTHER, WORDS
 from examples.transformer import Block, Tokens
 
-LENGTH = 64
+LENGTH = 128
 WIDTH, HEADS, DEPTH, RANK, SPREAD = 64, 4, 1, 4, 0.15
 LABELLED, MASKINGS, SMOKE = 192, 2, 64
 WAYS = {"mixed_bfloat16": "then bfloat16", "mixed_float8": "then float8"}
@@ -52,7 +52,7 @@ COLUMNS = ("LoRA", *WAYS.values(), "not pretrained", "nats a name")
 
 
 def data(size: Size, data_dir: pathlib.Path) -> Data:
-    """Passages of words, int32 [n, 64], and the number of their novel."""
+    """Passages of words, int32 [n, 128], and the number of their novel."""
     texts = novels.parts(novels.read(data_dir))
     numbers = novels.vocabulary(texts[0])
     train, validation = (

@@ -194,7 +194,7 @@ def test_lora_begins_with_what_was_pretrained(pretrained):
     plain = fine_tuning.model(None, pretrained)
     keras.utils.set_random_seed(0)
     adapted = fine_tuning.with_lora(None, pretrained)
-    x = np.arange(128, dtype="int32").reshape(2, 64)
+    x = np.arange(256, dtype="int32").reshape(2, fine_tuning.LENGTH)
     np.testing.assert_array_equal(plain(x), adapted(x))
     frozen = {w.path for w in adapted.non_trainable_variables}
     kernels = {w.path for w in plain.variables if w.path.endswith("/kernel")}
