@@ -19,8 +19,8 @@ any other.  The row of a policy is of what was pretrained in it:
     not pretrained  as the first, from random weights, in bfloat16
     nats a name     loss of the pretraining; the names' frequencies alone: 4.7
 
-What is masked, the lengths, the rates and the sizes were chosen by the same ends
-of the novels: the accuracies compare policies, no more.
+What is masked, the lengths, the rates and the sizes were chosen by the same
+ends of the novels: the accuracies compare policies, no more.
 
 The data come from Debian's package r-cran-janeaustenr, read without R.
 """

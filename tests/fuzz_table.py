@@ -72,6 +72,12 @@ COMPARED = {
 }
 
 
+def weights_folder() -> str:
+    """Writes what `load_safetensors` reads."""
+    tfmp.export(model(), "weights", "safetensors")
+    return "weights"
+
+
 def public() -> dict[str, Callable[..., Any]]:
     """Returns every public function and class, by its shortest name."""
     names = {
@@ -339,6 +345,12 @@ FAULT = {
 }
 TOO_LARGE = ("tensor", "name", "layer", "layer_class", "shape", "dtype")
 SAVING = {
+    "checkpoints.load_safetensors": made(
+        tfmp.checkpoints.load_safetensors,
+        lambda: {"model": model(), "folder": weights_folder()},
+        COMPUTES,
+        raises=(OSError,),
+    ),
     "callbacks.BackupAndRestore": row(
         tfmp.callbacks.BackupAndRestore, backup_dir="backup"
     ),

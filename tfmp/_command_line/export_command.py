@@ -11,8 +11,8 @@ from typing import Any
 from tfmp._command_line import model_files, overwriting
 from tfmp._command_line.outcome import Command, Outcome
 
-FORMATS = ("saved_model", "litert", "onnx")
-KERNELS = ("float8", "quantized", "float")
+FORMATS = ("saved_model", "litert", "onnx", "safetensors")
+KERNELS = ("float8", "float8_dynamic", "quantized", "float")
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--kernels",
         choices=KERNELS,
         help="FP8 products as they are, kernels rounded to FP8, or kernels "
-        "as they are (float8 in a SavedModel, else quantized)",
+        "as they are (float8 in a SavedModel and in safetensors, else "
+        "quantized)",
     )
     parser.add_argument(
         "--min-sqnr",

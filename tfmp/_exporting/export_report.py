@@ -38,8 +38,8 @@ class ExportReport:
 
     Attributes:
         path: of the file, or folder.
-        format: `"saved_model"`, `"litert"` or `"onnx"`.
-        kernels: `"float8"`, `"quantized"` or `"float"`.
+        format: `"saved_model"`, `"litert"`, `"onnx"` or `"safetensors"`.
+        kernels: `"float8"`, `"float8_dynamic"`, `"quantized"` or `"float"`.
         layers: one row each.
         runtime: that the file was run in; None if it was not.
         sqnr: of the file's outputs against the model's, in dB; of several
@@ -83,7 +83,7 @@ class ExportReport:
                 f"model ({self.min_sqnr:.1f} or more was asked for), max abs "
                 f"error {self.max_abs_error:.3g}",
             ]
-        if self.sqnr is not None and self.kernels != "float8":
+        if self.conversion_sqnr is not None and self.kernels != "float8":
             lines += [
                 f"{self.conversion_sqnr:.1f} dB from the same layers in "
                 "float32, run by Keras"

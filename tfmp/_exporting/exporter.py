@@ -14,11 +14,10 @@ import keras
 from tfmp._exporting import samples
 from tfmp._exporting.export_report import ExportReport
 from tfmp._exporting.job import Job
-from tfmp._exporting.plain_model import describe, expected_sqnr
 from tfmp._exporting.runtimes import FORMATS
+from tfmp._exporting.server_files import ServerJob
 from tfmp._support import checks
 
-KERNELS = ("float8", "quantized", "float")
 USUAL_FORMATS = {".tflite": "litert", ".onnx": "onnx"}  # by a path's ending
 
 
@@ -40,12 +39,17 @@ def export(
     | `saved_model` | TensorFlow, TF Serving | `float8`, `quantized`, `float` |
     | `litert`      | LiteRT (TFLite)        | `quantized`, `float`           |
     | `onnx`        | ONNX Runtime           | `quantized`, `float`           |
+    | `safetensors` | servers, as vLLM       | `float8`, `float8_dynamic`     |
 
     - `"float8"`: the model as it is, with its FP8 products, which need
       TensorFlow and not tfmp.
     - `"quantized"`: Keras' layers in float32, with each kernel of an FP8
       product rounded to FP8 and back, by the scale that the layer has in
       inference.  What is missing is the rounding of the activations.
+    - In `safetensors` are weights only, as the package compressed-tensors has
+      them: of dense layers in FP8, with a scale for each tensor and, if
+      training has seen the inputs, theirs; or, `"float8_dynamic"`, with a
+      scale for each output, and scales of inputs left to the server.
     - `"float"`: Keras' layers in float32 with the kernels that they have.
 
     The file's outputs are then compared with the model's.  The model, its
@@ -99,8 +103,9 @@ def export(
     checks.boolean("verbose", verbose)
     target = _checked_path(path, format)
     kernels = _checked_kernels(kernels, format)
+    kind = ServerJob if format == "safetensors" else Job
     if min_sqnr is None:
-        min_sqnr = expected_sqnr(model)
+        min_sqnr = kind.expected_sqnr(model)
     min_sqnr = checks.number("min_sqnr", min_sqnr, -math.inf, math.inf)
     FORMATS[format].check_writers()
     signature = samples.signature(model, input_signature)
@@ -110,10 +115,10 @@ def export(
         dir=target.parent, prefix=f".{target.name}-"
     ) as folder:
         draft = pathlib.Path(folder, target.name)
-        job = Job(model, FORMATS[format], kernels, signature, values)
+        job = kind(model, FORMATS[format], kernels, signature, values)
         found = job.run(str(draft), min_sqnr)
         report = ExportReport(
-            str(target), format, kernels, describe(model, kernels), **found
+            str(target), format, kernels, job.describe(), **found
         )
         _publish(draft, target)
     if verbose:
@@ -133,7 +138,7 @@ def _check_model(model: object) -> None:
 
 def _checked_kernels(kernels: Any, format: str) -> str:
     """Returns what becomes of the kernels; FP8 products need TensorFlow."""
-    allowed = KERNELS if format == "saved_model" else KERNELS[1:]
+    allowed = FORMATS[format].kernels
     if kernels is None:
         return allowed[0]
     return checks.choice("kernels", kernels, allowed)
@@ -158,10 +163,10 @@ def _checked_path(path: Any, format: str) -> pathlib.Path:
         )
     replaced = target.is_dir() if kind.folder else target.is_file()
     if kind.folder and replaced:
-        known = (target / "saved_model.pb").is_file()
+        known = (target / kind.folder).is_file()
         replaced = known or not any(target.iterdir())
     if target.exists() and not replaced:
-        what = "a folder with a SavedModel" if kind.folder else "a file"
+        what = f"a folder with {kind.folder}" if kind.folder else "a file"
         raise ValueError(
             f"`path` must be new, or {what} to replace. Received: {str(path)!r}"
         )

@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfmp._core import quantization
-from tfmp._exporting.plain_model import expected_sqnr, plain
+from tfmp._exporting.export_report import ExportedLayer
+from tfmp._exporting.plain_model import describe, expected_sqnr, plain
 from tfmp._exporting.runtimes import Format, flex_operators
 from tfmp.conversion.records import flatten
 
@@ -47,6 +48,11 @@ class Job:
     signature: list[Any]
     values: list[np.ndarray]
 
+    @staticmethod
+    def expected_sqnr(model: keras.Model) -> float:
+        """Returns what rounding leaves of the outputs at the least, in dB."""
+        return expected_sqnr(model)
+
     def run(self, path: str, min_sqnr: float) -> dict[str, Any]:
         """Writes the file and checks it.
 
@@ -73,6 +79,10 @@ class Job:
             **self.compare(expected, same, found, min_sqnr),
         }
 
+    def describe(self) -> tuple[ExportedLayer, ...]:
+        """Returns a row for each layer with weights or FP8 products."""
+        return describe(self.model, self.kernels)
+
     def in_runtime(self, path: str, version: str, like: Any) -> list[Any]:
         """Runs the file.
 
@@ -94,16 +104,19 @@ class Job:
 
         Args:
             expected: outputs of the model.
-            same: those of the layers that were exported, run by Keras.
+            same: those of the layers that were exported, run by Keras; None
+                if it is Keras that has run what was found.
             found: those of the file.
             min_sqnr: what is asked for.
         """
         sqnr, error = distance(expected, found)
-        conversion, _ = distance(same, found)
-        exact = min_sqnr
-        if self.kernels != "float8" and min_sqnr > -math.inf:
-            exact = expected_sqnr(self.model, exact=True)
-        _check(conversion, exact, "its layers run by Keras", NOT_THE_SAME)
+        conversion = None
+        if same is not None:
+            conversion, _ = distance(same, found)
+            exact = min_sqnr
+            if self.kernels != "float8" and min_sqnr > -math.inf:
+                exact = expected_sqnr(self.model, exact=True)
+            _check(conversion, exact, "its layers run by Keras", NOT_THE_SAME)
         _check(sqnr, min_sqnr, "the model", TOO_FAR)
         return {
             "sqnr": sqnr,

@@ -33,7 +33,8 @@ class Format:
         run: takes the path, the inputs' names and values, and outputs of the
             structure that the model returns; returns the outputs.
         suffix: that a path must have.
-        folder: whether it is a folder.
+        folder: the file that tells such a folder; "" if it is a file.
+        kernels: what may become of kernels, the usual first.
     """
 
     writers: Mapping[str, str]
@@ -41,7 +42,8 @@ class Format:
     write: Callable[[keras.Model, str, Any], None]
     run: Run
     suffix: str = ""
-    folder: bool = False
+    folder: str = ""
+    kernels: tuple[str, ...] = ("quantized", "float")
 
     def check_writers(self) -> None:
         """Raises an ImportError if a package to write it with is missing."""
@@ -110,6 +112,10 @@ def _run_onnx(
     return found
 
 
+def _has_no_program(*arguments: Any) -> Any:
+    raise NotImplementedError("what holds only weights has a job of its own")
+
+
 def _ordered(outputs: Mapping[str, Any], like: Any) -> list[np.ndarray]:
     """Brings a signature's outputs into the order of `tf.nest.flatten`."""
     if isinstance(like, Mapping):
@@ -137,7 +143,8 @@ FORMATS: dict[str, Format] = {
         ("tensorflow", "tensorflow"),
         _write_saved_model,
         _run_saved_model,
-        folder=True,
+        folder="saved_model.pb",
+        kernels=("float8", "quantized", "float"),
     ),
     "litert": Format(
         {"tensorflow.lite": "tensorflow"},
@@ -151,5 +158,13 @@ FORMATS: dict[str, Format] = {
         ("onnxruntime", "onnxruntime"),
         _export_as("onnx"),
         _run_onnx,
+    ),
+    "safetensors": Format(
+        {},
+        ("tensorflow", "tensorflow"),
+        _has_no_program,
+        _has_no_program,
+        folder="model.safetensors",
+        kernels=("float8", "float8_dynamic"),
     ),
 }
