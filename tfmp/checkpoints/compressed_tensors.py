@@ -179,6 +179,7 @@ def load_safetensors(
 
     Raises:
         OSError: if the file cannot be read.
+        TypeError: if `model` is no Keras model.
         ValueError: if it is damaged, or its names or shapes are not the
             model's.
 
@@ -189,6 +190,7 @@ def load_safetensors(
     ...     report = tfmp.export(model, f"{folder}/fp8", "safetensors")
     ...     load_safetensors(model, f"{folder}/fp8")
     """
+    checks.instance("model", model, keras.Layer, "a Keras model or layer")
     tensors = read(checks.path("folder", folder))
     variables = variables_by_name(model)
     if lost := variables.keys() ^ tensors.keys():
