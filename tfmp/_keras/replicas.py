@@ -16,6 +16,32 @@ def parts(model: keras.Model, variable: keras.Variable) -> Any:
     return strategy.experimental_local_results(variable.value)
 
 
+def between_workers(strategy: Any) -> bool:
+    """Whether the replicas of a strategy are in several processes."""
+    kind = tf.distribute.MultiWorkerMirroredStrategy
+    several = isinstance(strategy, kind)
+    return several and strategy.extended._in_multi_worker_mode()
+
+
+def of_all_workers(strategy: Any, values: Sequence[int]) -> list[list[int]]:
+    """Returns the integers of each worker, when all of them have come here.
+
+    Args:
+        strategy: alone, its only worker is this one.
+        values: those of this worker; as many on each.
+    """
+    if not between_workers(strategy):
+        return [list(values)]
+    own = strategy.run(lambda: tf.constant([list(values)], tf.int64))
+    rows: list[list[int]] = strategy.gather(own, axis=0).numpy().tolist()
+    return rows
+
+
+def wait_for_workers(model: keras.Model) -> None:
+    """Returns when all workers that train a model have come here."""
+    of_all_workers(model.distribute_strategy, [0])
+
+
 def local_variable(start: np.ndarray) -> tf.Variable:
     """Returns a variable of which each replica reads and writes its own.
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from tfmp import checkpoints
-from tfmp._keras import fit_data, frames
+from tfmp._keras import fit_data, frames, replicas
 from tfmp._keras.callback_states import Logs
 from tfmp._support import checks
 from tfmp._switching.notes import precision_of, put_in_force
@@ -47,6 +47,9 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     `BatchNormalization` become those of the first, and metrics that were cut
     off within an epoch may differ in their last bits.
 
+    Under `MultiWorkerMirroredStrategy` every worker has it, with the same
+    folder, or one of its own machine; all must go on from the same batch.
+
     Put it last in the list of callbacks: what the others change at the end of
     an epoch, or as one begins, is then in the backup, and what they know.
     Those of tfmp go on where they were, and of Keras `EarlyStopping`,
@@ -69,8 +72,9 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         ValueError: if `save_freq` is neither of these, or `backup_dir` empty;
             by `fit`, before it trains, if `backup_dir` cannot be written to,
             if there is a backup and it is broken, of another model or Keras'
-            own, if another optimizer is not built, or if `get_state()` of a
-            callback fails or returns what JSON does not give back equal.
+            own, if another optimizer is not built, if workers have backups of
+            other batches, or if `get_state()` of a callback fails or returns
+            what JSON does not give back equal.
 
     >>> import tempfile
     >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
@@ -131,6 +135,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         fit_data.start_at(self.model, None)
         there = [p for p in (self._latest, self._previous) if p.exists()]
         if not there:
+            backup_checks.check_workers(self.model, {})
             return
         data = fit_data.data_of_fit()
         if data is None:
@@ -139,7 +144,9 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
                 f"Received: the model {self.model.name!r}, which is not"
             )
         fit_data.build_for(self.model, data)
-        self._go_on(data, **self._restore(there))
+        notes = self._restore(there)
+        backup_checks.check_workers(self.model, notes)
+        self._go_on(data, **notes)
 
     def _restore(self, there: list[pathlib.Path]) -> dict[str, Any]:
         """Loads the first file that can be, and returns its notes."""
@@ -241,7 +248,9 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         if self._history is not None:
             self._history.epoch[:0] = self._epochs_before
         fit_data.start_at(self.model, None)
-        super().on_train_end(logs)
+        replicas.wait_for_workers(self.model)  # until all have saved
+        with contextlib.suppress(FileNotFoundError):  # another deletes it too
+            super().on_train_end(logs)
 
     @property
     def _history(self) -> keras.callbacks.History | None:
@@ -267,6 +276,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             # Another worker may have done it, or not have saved yet.
             with contextlib.suppress(FileNotFoundError):
                 os.replace(self._latest, self._previous)
+            replicas.wait_for_workers(self.model)
         notes = {
             "first_epoch": self._first_epoch,
             "epoch": epoch,

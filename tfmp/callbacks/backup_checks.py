@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
+from tfmp._keras import replicas
 from tfmp._support import checks, sealed_files
 
 
@@ -62,4 +64,22 @@ def check_frequency(frequency: Any) -> None:
         raise ValueError(
             "`save_freq` must be 'epoch', or an integer of 1 or more: Invalid "
             f"value. Received: {frequency!r}"
+        )
+
+
+def check_workers(model: keras.Model, notes: Mapping[str, Any]) -> None:
+    """Refuses workers that would go on from different batches.
+
+    Args:
+        model: every worker comes here with its own.
+        notes: of the backup that this one goes on from; empty without one.
+    """
+    place = [notes.get(name, 0) for name in ("epoch", "batch")]
+    places = replicas.of_all_workers(model.distribute_strategy, place)
+    if any(each != places[0] for each in places):
+        raise ValueError(
+            "`backup_dir` must hold a backup of the same batch for every "
+            "worker: use a folder that all of them see. Received: backups of "
+            f"(epoch, batch) {', '.join(map(str, map(tuple, places)))}, by "
+            "worker; (0, 0) is none"
         )
