@@ -1,0 +1,121 @@
+"""Workers: one example, trained by several processes as on several machines.
+
+Two workers; and one of them killed on its way, and started again:
+
+    python -m examples.workers tables --smoke
+    python -m examples.workers tables --smoke --kill_at=20
+
+Each worker is a process that runs `model.fit` in FP8 under
+`tf.distribute.MultiWorkerMirroredStrategy`, and backs up every five steps.  On
+several machines each is started with its own `TF_CONFIG`; here one command
+starts all of them, and again if one dies.  At the end weights, FP8 scales and
+optimizer of all workers are compared, bit for bit.  `--kill_at` trains twice,
+undisturbed, and with a worker that is killed before that step, and compares
+the two.  `--ray` has Ray Train start the workers: `pip install 'ray[train]'`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import shutil
+import sys
+from typing import Any
+
+from absl import app, flags, logging
+
+from examples.__main__ import EXAMPLES, define_flags, settings
+from examples.harness import cluster
+from examples.harness.settings import Settings
+
+FLAGS = flags.FLAGS
+SAME = ("weights", "float8", "optimizer")
+Found = list[dict[str, Any]]
+
+
+def define_own_flags() -> None:
+    define_flags()
+    flags.DEFINE_integer("workers", 2, "How many.", lower_bound=1)
+    flags.DEFINE_integer("restarts", 3, "At most.", lower_bound=0)
+    flags.DEFINE_integer("kill_at", 0, "Kill one before it.", lower_bound=0)
+    flags.DEFINE_bool("ray", False, "Have Ray Train start the workers.")
+    flags.DEFINE_bool("is_worker", False, "Of the program itself.")
+    FLAGS.set_default("policies", ["mixed_float8"])
+
+
+def work(name: str, chosen: Settings, kill_at: int) -> None:
+    """Trains as the worker that `TF_CONFIG` says."""
+    from examples.harness import worker
+
+    logging.set_verbosity(logging.ERROR)
+    example = importlib.import_module(f"examples.{name}").EXAMPLE
+    worker.train(example, chosen, kill_at)
+
+
+def trained(name: str, chosen: Settings, kill_at: int) -> Found:
+    """Trains by all workers; returns what each of them has at the end."""
+    shutil.rmtree(chosen.output, ignore_errors=True)
+    chosen.output.mkdir(parents=True)
+    if FLAGS.ray:
+        from examples.harness import ray_cluster
+
+        ray_cluster.run(
+            work, (name, chosen, kill_at), FLAGS.workers, FLAGS.restarts
+        )
+    else:
+        own = ["--is_worker", f"--output={chosen.output}"]
+        own.append(f"--kill_at={kill_at}")
+        command = [sys.executable, "-m", "examples.workers", *sys.argv[1:]]
+        cluster.run([*command, *own], FLAGS.workers, FLAGS.restarts)
+    files = sorted(chosen.output.glob("worker-*.json"))
+    return [json.loads(each.read_text()) for each in files]
+
+
+def compare(title: str, first: Found, second: Found) -> bool:
+    """Says whether all hold the same, or what differs."""
+    differ = {
+        key
+        for each in [*first, *second]
+        for key in (*SAME, "history")
+        if each[key] != first[0][key]
+    }
+    words = "the same, bit for bit" if not differ else f"differ in {differ}"
+    print(f"{title}: weights, FP8 scales, optimizer, history: {words}")
+    return not differ & set(SAME)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) != 2 or argv[1] not in EXAMPLES:
+        raise app.UsageError(
+            f"One example, please, of {', '.join(EXAMPLES)}. "
+            f"Received: {argv[1:]}"
+        )
+    chosen, name = settings(), argv[1]
+    if FLAGS.is_worker:
+        work(name, chosen, FLAGS.kill_at)
+        return
+    folder = (chosen.output / "workers" / name).resolve()
+    whole = trained(
+        name, dataclasses.replace(chosen, output=folder / "whole"), 0
+    )
+    last = {k: f"{v[-1]:.4f}" for k, v in whole[0]["history"].items()}
+    print(f"\nafter {len(whole[0]['history']['loss'])} epochs: {last}")
+    same = compare(f"{len(whole)} workers", whole, whole)
+    if FLAGS.kill_at:
+        into = dataclasses.replace(chosen, output=folder / "killed")
+        again = trained(name, into, FLAGS.kill_at)
+        dead = float((into.output / "killed").read_text())
+        seconds = max(each["first_step_at"] for each in again) - dead
+        print(
+            f"\nkilled before step {FLAGS.kill_at}; all went on from step "
+            f"{again[0]['first_step']}, whose end was {seconds:.1f} s later"
+        )
+        same &= compare("with a worker killed, and without", again, whole)
+    if not same:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    define_own_flags()
+    app.run(main)
