@@ -1,9 +1,10 @@
 """Workers: one example, trained by several processes as on several machines.
 
-Two workers; and one of them killed on its way, and started again:
+Two workers; one of them killed on its way, and all started again; and by Ray:
 
     python -m examples.workers tables --smoke
     python -m examples.workers tables --smoke --kill_at=20
+    python -m examples.workers tables --smoke --kill_at=20 --ray
 
 Each worker is a process that runs `model.fit` in FP8 under
 `tf.distribute.MultiWorkerMirroredStrategy`, and backs up every five steps.  On
@@ -27,6 +28,7 @@ from absl import app, flags, logging
 
 from examples.__main__ import EXAMPLES, define_flags, settings
 from examples.harness import cluster
+from examples.harness.example import Example
 from examples.harness.settings import Settings
 
 FLAGS = flags.FLAGS
@@ -42,15 +44,42 @@ def define_own_flags() -> None:
     flags.DEFINE_bool("ray", False, "Have Ray Train start the workers.")
     flags.DEFINE_bool("is_worker", False, "Of the program itself.")
     FLAGS.set_default("policies", ["mixed_float8"])
+    FLAGS.set_default("jit_compile", False)  # XLA has no collectives on CPUs
+
+
+def load(name: str) -> Example:
+    logging.set_verbosity(logging.ERROR)
+    return importlib.import_module(f"examples.{name}").EXAMPLE
+
+
+def check(example: Example, chosen: Settings) -> None:
+    """Refuses what workers cannot train, before any of them starts.
+
+    Raises:
+        ValueError: if so.
+    """
+    from examples.harness import comparison
+
+    if example.loop:
+        raise ValueError(f"{example.name} does not train by `model.fit`")
+    if len(chosen.policies) != 1:
+        raise ValueError(f"One policy, please. Received: {chosen.policies}")
+    data = comparison.load(example, chosen)
+    batch_size = chosen.batch_size or example.batch_size
+    steps = len(data.batches(batch_size, seed=0))
+    steps *= chosen.epochs or example.epochs
+    if FLAGS.kill_at >= steps:
+        raise ValueError(
+            f"`kill_at` must be less than the {steps} steps. "
+            f"Received: {FLAGS.kill_at}"
+        )
 
 
 def work(name: str, chosen: Settings, kill_at: int) -> None:
     """Trains as the worker that `TF_CONFIG` says."""
     from examples.harness import worker
 
-    logging.set_verbosity(logging.ERROR)
-    example = importlib.import_module(f"examples.{name}").EXAMPLE
-    worker.train(example, chosen, kill_at)
+    worker.train(load(name), chosen, kill_at)
 
 
 def trained(name: str, chosen: Settings, kill_at: int) -> Found:
@@ -72,36 +101,37 @@ def trained(name: str, chosen: Settings, kill_at: int) -> Found:
     return [json.loads(each.read_text()) for each in files]
 
 
-def compare(title: str, first: Found, second: Found) -> bool:
+def compare(title: str, found: Found) -> bool:
     """Says whether all hold the same, or what differs."""
-    differ = {
-        key
-        for each in [*first, *second]
-        for key in (*SAME, "history")
-        if each[key] != first[0][key]
-    }
-    words = "the same, bit for bit" if not differ else f"differ in {differ}"
+    names = (*SAME, "history")
+    differ = [n for n in names if any(e[n] != found[0][n] for e in found)]
+    words = f"differ in {', '.join(differ)}" if differ else "equal, bit for bit"
     print(f"{title}: weights, FP8 scales, optimizer, history: {words}")
-    return not differ & set(SAME)
+    return not set(differ) & set(SAME)
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) != 2 or argv[1] not in EXAMPLES:
+    names = argv[1:]
+    if len(names) != 1 or names[0] not in EXAMPLES:
         raise app.UsageError(
-            f"One example, please, of {', '.join(EXAMPLES)}. "
-            f"Received: {argv[1:]}"
+            f"One example, please, of {', '.join(EXAMPLES)}. Received: {names}"
         )
-    chosen, name = settings(), argv[1]
-    if FLAGS.is_worker:
-        work(name, chosen, FLAGS.kill_at)
+    [name] = names
+    if FLAGS.is_worker:  # its strategy comes before any data
+        work(name, settings(), FLAGS.kill_at)
         return
+    try:
+        chosen = settings()
+        check(load(name), chosen)
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
     folder = (chosen.output / "workers" / name).resolve()
     whole = trained(
         name, dataclasses.replace(chosen, output=folder / "whole"), 0
     )
     last = {k: f"{v[-1]:.4f}" for k, v in whole[0]["history"].items()}
     print(f"\nafter {len(whole[0]['history']['loss'])} epochs: {last}")
-    same = compare(f"{len(whole)} workers", whole, whole)
+    same = compare(f"{len(whole)} workers", whole)
     if FLAGS.kill_at:
         into = dataclasses.replace(chosen, output=folder / "killed")
         again = trained(name, into, FLAGS.kill_at)
@@ -109,9 +139,9 @@ def main(argv: list[str]) -> None:
         seconds = max(each["first_step_at"] for each in again) - dead
         print(
             f"\nkilled before step {FLAGS.kill_at}; all went on from step "
-            f"{again[0]['first_step']}, whose end was {seconds:.1f} s later"
+            f"{again[0]['first_step']}, which ended {seconds:.1f} s later"
         )
-        same &= compare("with a worker killed, and without", again, whole)
+        same &= compare("with a worker killed, and without", [*again, *whole])
     if not same:
         raise SystemExit(1)
 

@@ -69,27 +69,24 @@ def train(example: Example, settings: Settings, kill_at: int = 0) -> None:
     index, workers = place["task"]["index"], len(place["cluster"]["worker"])
     keras.utils.set_random_seed(0)
     data = comparison.load(example, settings)  # after the strategy
-    epochs = settings.epochs or example.epochs
-    batch_size = settings.batch_size or example.batch_size
-    batches = data.batches(batch_size, seed=0)
+    policy = settings.policies[0]
+    chosen = training.planned(example, policy, 0, settings)
+    batches = data.batches(chosen.batch_size, chosen.seed)
     with strategy.scope():
-        model = training.compiled(
-            example,
-            settings.policies[0],
-            data,
-            steps=epochs * len(batches),
-            jit_compile=False,  # XLA has no collectives on CPUs
-        )
+        model = training.converted(example, policy, data)
+        steps = chosen.epochs * len(batches)
+        training.compile_for_fit(example, model, chosen, steps)
     folder = settings.output
     progress = Progress(folder, kill_at if index == workers - 1 else 0)
     backup = tfmp.callbacks.BackupAndRestore(folder / "backup", EVERY)
+    validation = data.validation_batches(chosen.batch_size)
     history = model.fit(
         batches,
-        epochs=epochs,
+        epochs=chosen.epochs,
         verbose=2 if index == 0 else 0,
         callbacks=[progress, backup],
         shuffle=False,  # they are shuffled already
-        validation_data=data.validation_batches(batch_size),
+        validation_data=validation if example.metric.make else None,
     ).history
     found = {
         "first_step": progress.first_step,
