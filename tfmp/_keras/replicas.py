@@ -32,9 +32,10 @@ def of_all_workers(strategy: Any, values: Sequence[int]) -> list[list[int]]:
     """
     if not between_workers(strategy):
         return [list(values)]
+    here = len(strategy.extended.worker_devices)
     own = strategy.run(lambda: tf.constant([list(values)], tf.int64))
     rows: list[list[int]] = strategy.gather(own, axis=0).numpy().tolist()
-    return rows
+    return rows[::here]
 
 
 def wait_for_workers(model: keras.Model) -> None:
@@ -64,7 +65,7 @@ def taken(variables: Sequence[Any], start: np.ndarray) -> tf.Tensor:
         start: their value afterwards.
 
     Returns:
-        Tensor of shape `[replicas on this machine, variables, ...]`.
+        Tensor of shape `[replicas, variables, ...]`: of all workers.
     """
     every = [getattr(v, "values", (v,)) for v in variables]
     values = [
@@ -75,7 +76,19 @@ def taken(variables: Sequence[Any], start: np.ndarray) -> tf.Tensor:
         for own in every:
             for variable in own:
                 variable.assign(start)
-    return tf.stack(values)
+    strategy = getattr(variables[0], "distribute_strategy", None)
+    if strategy is None or not between_workers(strategy):
+        return tf.stack(values)
+    return _gathered(strategy, values)
+
+
+def _gathered(strategy: Any, values: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns the values of the replicas here, and those of other workers."""
+    own = strategy.experimental_distribute_values_from_function(
+        lambda context: values[context.replica_id_in_sync_group % len(values)]
+    )
+    rows = strategy.run(lambda value: value[None], args=(own,))
+    return strategy.gather(rows, axis=0)
 
 
 def maximum(x: tf.Tensor) -> tf.Tensor:

@@ -47,8 +47,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     `BatchNormalization` become those of the first, and metrics that were cut
     off within an epoch may differ in their last bits.
 
-    Under `MultiWorkerMirroredStrategy` every worker has it, with the same
-    folder, or one of its own machine; all must go on from the same batch.
+    Under `MultiWorkerMirroredStrategy` every worker has this callback, with
+    the same folder, which all of them see.
 
     Put it last in the list of callbacks: what the others change at the end of
     an epoch, or as one begins, is then in the backup, and what they know.
@@ -251,6 +251,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         replicas.wait_for_workers(self.model)  # until all have saved
         with contextlib.suppress(FileNotFoundError):  # another deletes it too
             super().on_train_end(logs)
+        replicas.wait_for_workers(self.model)  # until it is deleted
 
     @property
     def _history(self) -> keras.callbacks.History | None:
