@@ -134,8 +134,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         )
         fit_data.start_at(self.model, None)
         there = [p for p in (self._latest, self._previous) if p.exists()]
+        backup_checks.check_workers(self.model, there)
         if not there:
-            backup_checks.check_workers(self.model, {})
             return
         data = fit_data.data_of_fit()
         if data is None:
@@ -144,9 +144,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
                 f"Received: the model {self.model.name!r}, which is not"
             )
         fit_data.build_for(self.model, data)
-        notes = self._restore(there)
-        backup_checks.check_workers(self.model, notes)
-        self._go_on(data, **notes)
+        self._go_on(data, **self._restore(there))
 
     def _restore(self, there: list[pathlib.Path]) -> dict[str, Any]:
         """Loads the first file that can be, and returns its notes."""
