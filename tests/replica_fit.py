@@ -38,7 +38,7 @@ def made(strategy: Any, policy: str = "mixed_float8") -> keras.Model:
     return model
 
 
-def fit(strategy: Any, policy: str, **options: Any) -> dict[str, Any]:
+def fitted(strategy: Any, policy: str, **options: Any) -> dict[str, Any]:
     """Trains two epochs; returns what the model has shown and holds."""
     model, (x, y) = made(strategy, policy), data()
     if policy == "mixed_float16":
@@ -68,7 +68,7 @@ def fit(strategy: Any, policy: str, **options: Any) -> dict[str, Any]:
 def fits(strategy: Any) -> dict[str, Any]:
     """Trains in two precisions; `fits_with_callbacks` in a third."""
     policies = ("mixed_float8", "mixed_float16")
-    return {policy: fit(strategy, policy) for policy in policies}
+    return {policy: fitted(strategy, policy) for policy in policies}
 
 
 def fits_with_callbacks(strategy: Any) -> dict[str, Any]:
@@ -83,8 +83,8 @@ def fits_with_callbacks(strategy: Any) -> dict[str, Any]:
             callbacks.TerminateOnOverflow(),
             callbacks.BackupAndRestore(f"{folder}/backup", 2, True),
         ]
-        found = fit(strategy, "mixed_bfloat16", callbacks=used)
-    samples = [str(each._replace(time=0)) for each in monitor.samples]
+        found = fitted(strategy, "mixed_bfloat16", callbacks=used)
+    samples = [str({**each, "time": 0}) for each in monitor.samples]
     return {**found, "samples": samples}
 
 

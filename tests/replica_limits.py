@@ -70,11 +70,13 @@ def worker_limits(strategy: Any) -> dict[str, str]:
     """What Keras cannot do between workers, before tfmp is first used."""
     x, y, _ = [each[: 2 * ROWS] for each in replicas.data()]
     model = plain(strategy)
-    return {
+    found = {
         "fit": message(lambda: model.fit(x, y, ROWS, verbose=0)),
         "train_on_batch": message(lambda: model.train_on_batch(x, y)),
         "predict": message(lambda: predict_bfloat16(strategy, x)),
     }
+    keras.backend.clear_session()  # names as in a new process
+    return found
 
 
 def worker_collectives(strategy: Any) -> list[str]:
