@@ -103,11 +103,12 @@ def test_a_worker_is_killed_and_all_go_on(tmp_path):
     write_made_up_films(tmp_path / "recbole-1.2.1-py3-none-any.whl")
     command = ["recommender", "--smoke", "--epochs=2", "--batch_size=16"]
     paths = [f"--data_dir={tmp_path}", f"--output={tmp_path / 'logs'}"]
-    done = forked.run(
+    started = forked.Program(
         "from absl import app; from examples import workers;"
         "workers.define_own_flags(); app.run(workers.main)",
         *[*command, "--kill_at=7", *paths],
     )
+    done = started.wait(900)  # six processes that import TensorFlow
     assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-2000:]
     assert "workers ended with [" in done.stdout
     assert "went on from step 5" in done.stdout
