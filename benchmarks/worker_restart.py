@@ -3,9 +3,9 @@
     python benchmarks/worker_restart.py --rounds 3 --out worker_restart.json
 
 Two processes train one FP8 model under `MultiWorkerMirroredStrategy`, by a
-loop of their own, as Keras' `fit` fails there: dense, batch normalization,
-dropout, Adam, a dynamic loss scale, an overflow in every epoch.  The first
-worker saves every 5 steps with `tfmp.checkpoints`; all load as they begin.
+loop of their own (`python -m examples.workers` does it by `fit`): dense, batch
+normalization, dropout, Adam, a dynamic loss scale, an overflow in every epoch.
+All save every 5 steps with `tfmp.checkpoints`, and load as they begin.
 They run once without interruption.  Then, in each round and for each worker,
 that one is ended by SIGKILL within an epoch; the other is waited for, and both
 are started again, as a cluster manager does.  All variables must then be those

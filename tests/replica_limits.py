@@ -1,7 +1,7 @@
 """What Keras cannot do with a strategy: the errors it raises, or what it does.
 
-A process of `replicas.py` runs these; nothing but `worker_limits` has tfmp in
-it, so that every limit here is one of Keras or TensorFlow.
+A process of `replicas.py` runs these; nothing but `worker_collectives` has
+tfmp in it, so that every limit here is one of Keras or TensorFlow.
 """
 
 from __future__ import annotations
@@ -66,21 +66,28 @@ def keras_distribution(strategy: Any) -> dict[str, Any]:
     return {"devices": devices, "type": type(kernel).__name__, "where": where}
 
 
-def worker_limits(strategy: Any) -> dict[str, Any]:
-    """What Keras cannot do between workers, and what tfmp asks of XLA."""
+def worker_limits(strategy: Any) -> dict[str, str]:
+    """What Keras cannot do between workers, before tfmp is first used."""
     x, y, _ = [each[: 2 * ROWS] for each in replicas.data()]
-    trainer, model = Trainer(strategy), plain(strategy)
+    model = plain(strategy)
+    found = {
+        "fit": message(lambda: model.fit(x, y, ROWS, verbose=0)),
+        "train_on_batch": message(lambda: model.train_on_batch(x, y)),
+        "predict": message(lambda: predict_bfloat16(strategy, x)),
+    }
+    keras.backend.clear_session()  # names as in a new process
+    return found
+
+
+def worker_collectives(strategy: Any) -> list[str]:
+    """What tfmp asks of XLA."""
+    trainer = Trainer(strategy)
     batch = next(iter(trainer.batches(1)))
     graph = tf.function(trainer.run).get_concrete_function(batch).graph
     functions = graph.as_graph_def().library.function
     nodes = [graph.as_graph_def().node, *[f.node_def for f in functions]]
     operations = {node.op for each in nodes for node in each}
-    return {
-        "fit": message(lambda: model.fit(x, y, ROWS, verbose=0)),
-        "train_on_batch": message(lambda: model.train_on_batch(x, y)),
-        "predict": message(lambda: predict_bfloat16(strategy, x)),
-        "collectives": sorted(o for o in operations if "Collective" in o),
-    }
+    return sorted(o for o in operations if "Collective" in o)
 
 
 def predict_bfloat16(strategy: Any, x: np.ndarray) -> None:
@@ -88,3 +95,19 @@ def predict_bfloat16(strategy: Any, x: np.ndarray) -> None:
         layer = keras.layers.Dense(1, dtype="mixed_bfloat16")
         model = keras.Sequential([keras.Input([WIDTH]), layer])
     model.predict(x, ROWS, verbose=0)
+
+
+def generator(strategy: Any) -> float:
+    """By how much `fit` changes the arrays that a generator yields parts of."""
+    y = np.zeros([16 * ROWS, 1], "float32")
+    start = -y.ctypes.data % 64 // 4  # where TensorFlow does not copy them
+    y = y[start : start + 2 * ROWS]
+    x = np.ones([2 * ROWS, WIDTH], "float32")
+
+    def parts() -> Any:
+        for begin in range(0, len(y), ROWS):
+            rows = slice(begin, begin + ROWS)
+            yield x[rows], y[rows]
+
+    plain(strategy).fit(parts(), steps_per_epoch=1, verbose=0)
+    return float(np.abs(y).max())

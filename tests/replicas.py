@@ -3,9 +3,8 @@
     python tests/replicas.py 4 steps            # MirroredStrategy, 4 CPUs
     TF_CONFIG=... python tests/replicas.py 0 steps   # one of the workers
 
-The arguments after the number name the functions that run, those of
-`replica_programs.py`, `replica_limits.py` and `replica_emulation.py`;
-`mirrored` and `workers` start such processes.
+The arguments after the number name the functions that run, those of the
+modules `replica_*.py`; `mirrored` and `workers` start such processes.
 """
 
 from __future__ import annotations
@@ -107,6 +106,7 @@ def main() -> None:
     else:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     import replica_emulation
+    import replica_fit
     import replica_limits
     import replica_programs
     import replica_pruning
@@ -116,6 +116,7 @@ def main() -> None:
         replica_limits,
         replica_emulation,
         replica_pruning,
+        replica_fit,
     )
     known = {k: v for module in modules for k, v in vars(module).items()}
     found = {name: known[name](strategy) for name in names}

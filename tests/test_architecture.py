@@ -109,6 +109,7 @@ PRIVATE_IMPORTS = {
         "keras.src.backend.common.global_state",
     ],
     "_keras/weights_saving.py": ["keras.src.saving.saving_lib"],
+    "_keras/worker_fit.py": ["keras.src.backend.tensorflow.trainer"],
 }
 
 # Which modules set an attribute, or call it.

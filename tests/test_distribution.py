@@ -28,6 +28,7 @@ TWO = (
         "keras_distribution",
         "emulated",
         "unlike",
+        "generator",
     ),
 )
 
@@ -38,7 +39,8 @@ def two() -> dict[str, Any]:
 
 
 def workers() -> list[dict[str, Any]]:
-    return replicas.workers(2, "steps", "worker_limits")
+    every = ("worker_limits", "steps", "worker_collectives")
+    return replicas.workers(2, *every)
 
 
 def joined(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -344,6 +346,7 @@ def test_keras_distribution_does_nothing():
 
 
 def test_fit_between_workers():
+    """What tfmp mends: see `test_worker_fit.py`."""
     for process in workers():
         found = process["worker_limits"]
         assert "Attempt to convert a value (PerReplica" in found["fit"]
@@ -353,5 +356,8 @@ def test_fit_between_workers():
 
 def test_a_step_has_no_collective_that_xla_has_not():
     for process in workers():
-        found = process["worker_limits"]["collectives"]
-        assert found == ["CollectiveReduceV2"]
+        assert process["worker_collectives"] == ["CollectiveReduceV2"]
+
+
+def test_keras_writes_into_what_a_generator_yields():
+    assert two()["generator"] > 0

@@ -65,19 +65,54 @@ def with_loss_scale(
     )
 
 
-def fit(
-    example: Example, model: keras.Model, data: Data, chosen: Run
-) -> Learned:
-    """Trains a converted model by `model.fit`."""
+def planned(
+    example: Example, policy: str, seed: int, settings: Settings
+) -> Run:
+    """Returns one training, as the settings say, or else the example."""
+    return Run(
+        seed,
+        settings.epochs or example.epochs,
+        settings.batch_size or example.batch_size,
+        settings.size,
+        settings.jit_compile,
+        lambda steps: with_loss_scale(policy, example.optimizer(steps)),
+    )
+
+
+def converted(example: Example, policy: str, data: Data) -> keras.Model:
+    """Builds the model in float32 and takes it to a precision."""
+    model = example.model(data)
+    if policy != "float32":
+        tfmp.convert(model, policy, filter="all")
+    return model
+
+
+def epoch_of(example: Example, data: Data, chosen: Run) -> tf.data.Dataset:
+    """Returns the batches of an epoch, in which data may come several times."""
     batches = data.batches(chosen.batch_size, chosen.seed)
-    batches = batches.repeat(example.passes)
+    return batches.repeat(example.passes)
+
+
+def compile_for_fit(
+    example: Example, model: keras.Model, chosen: Run, steps: int
+) -> None:
+    """Compiles a converted model that trains for so many steps."""
     metric = example.metric
     model.compile(
-        chosen.optimizer(chosen.epochs * len(batches)),
+        chosen.optimizer(steps),
         example.loss(),
         metrics=[metric.make()] if metric.make else None,
         jit_compile=chosen.jit_compile,
     )
+
+
+def fit(
+    example: Example, model: keras.Model, data: Data, chosen: Run
+) -> Learned:
+    """Trains a converted model by `model.fit`."""
+    batches = epoch_of(example, data, chosen)
+    compile_for_fit(example, model, chosen, chosen.epochs * len(batches))
+    metric = example.metric
     times, measured = StepTimes(), Measured(metric, data)
     validation = data.validation_batches(chosen.batch_size)
     history = model.fit(
@@ -110,18 +145,9 @@ def train(
     """
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    chosen = Run(
-        seed,
-        settings.epochs or example.epochs,
-        settings.batch_size or example.batch_size,
-        settings.size,
-        settings.jit_compile,
-        lambda steps: with_loss_scale(policy, example.optimizer(steps)),
-    )
+    chosen = planned(example, policy, seed, settings)
     peak = Peak()
-    model = example.model(data)
-    if policy != "float32":
-        tfmp.convert(model, policy, filter="all")
+    model = converted(example, policy, data)
     if example.loop:
         learned = example.loop(model, data, chosen)
     else:
@@ -142,11 +168,6 @@ def train(
         batches = data.batches(chosen.batch_size, seed)
         run["products"] = products(model, batches)
     return run
-
-
-def validation_name(model: keras.Model) -> str:
-    """What Keras calls the compiled metric in a history."""
-    return f"val_{model.metrics[-1].metrics[0].name}"
 
 
 def _nothing(model: keras.Model, data: Data) -> dict[str, Any]:

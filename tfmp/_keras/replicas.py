@@ -16,6 +16,33 @@ def parts(model: keras.Model, variable: keras.Variable) -> Any:
     return strategy.experimental_local_results(variable.value)
 
 
+def between_workers(strategy: Any) -> bool:
+    """Whether the replicas of a strategy are in several processes."""
+    kind = tf.distribute.MultiWorkerMirroredStrategy
+    several = isinstance(strategy, kind)
+    return several and strategy.extended._in_multi_worker_mode()
+
+
+def of_all_workers(strategy: Any, values: Sequence[int]) -> list[list[int]]:
+    """Returns the integers of each worker, when all of them have come here.
+
+    Args:
+        strategy: alone, its only worker is this one.
+        values: those of this worker; as many on each.
+    """
+    if not between_workers(strategy):
+        return [list(values)]
+    here = len(strategy.extended.worker_devices)
+    own = strategy.run(lambda: tf.constant([list(values)], tf.int64))
+    rows: list[list[int]] = strategy.gather(own, axis=0).numpy().tolist()
+    return rows[::here]
+
+
+def wait_for_workers(model: keras.Model) -> None:
+    """Returns when all workers that train a model have come here."""
+    of_all_workers(model.distribute_strategy, [0])
+
+
 def local_variable(start: np.ndarray) -> tf.Variable:
     """Returns a variable of which each replica reads and writes its own.
 
@@ -38,7 +65,7 @@ def taken(variables: Sequence[Any], start: np.ndarray) -> tf.Tensor:
         start: their value afterwards.
 
     Returns:
-        Tensor of shape `[replicas on this machine, variables, ...]`.
+        Tensor of shape `[replicas, variables, ...]`: of all workers.
     """
     every = [getattr(v, "values", (v,)) for v in variables]
     values = [
@@ -49,7 +76,19 @@ def taken(variables: Sequence[Any], start: np.ndarray) -> tf.Tensor:
         for own in every:
             for variable in own:
                 variable.assign(start)
-    return tf.stack(values)
+    strategy = getattr(variables[0], "distribute_strategy", None)
+    if strategy is None or not between_workers(strategy):
+        return tf.stack(values)
+    return _gathered(strategy, values)
+
+
+def _gathered(strategy: Any, values: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns the values of the replicas here, and those of other workers."""
+    own = strategy.experimental_distribute_values_from_function(
+        lambda context: values[context.replica_id_in_sync_group % len(values)]
+    )
+    rows = strategy.run(lambda value: value[None], args=(own,))
+    return strategy.gather(rows, axis=0)
 
 
 def maximum(x: tf.Tensor) -> tf.Tensor:

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from tfmp import checkpoints
-from tfmp._keras import fit_data, frames
+from tfmp._keras import fit_data, frames, replicas
 from tfmp._keras.callback_states import Logs
 from tfmp._support import checks
 from tfmp._switching.notes import precision_of, put_in_force
@@ -47,6 +47,9 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     `BatchNormalization` become those of the first, and metrics that were cut
     off within an epoch may differ in their last bits.
 
+    Under `MultiWorkerMirroredStrategy` every worker has this callback, with
+    the same folder, which all of them see.
+
     Put it last in the list of callbacks: what the others change at the end of
     an epoch, or as one begins, is then in the backup, and what they know.
     Those of tfmp go on where they were, and of Keras `EarlyStopping`,
@@ -69,8 +72,9 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         ValueError: if `save_freq` is neither of these, or `backup_dir` empty;
             by `fit`, before it trains, if `backup_dir` cannot be written to,
             if there is a backup and it is broken, of another model or Keras'
-            own, if another optimizer is not built, or if `get_state()` of a
-            callback fails or returns what JSON does not give back equal.
+            own, if another optimizer is not built, if workers have backups of
+            other batches, or if `get_state()` of a callback fails or returns
+            what JSON does not give back equal.
 
     >>> import tempfile
     >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
@@ -130,6 +134,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         )
         fit_data.start_at(self.model, None)
         there = [p for p in (self._latest, self._previous) if p.exists()]
+        backup_checks.check_workers(self.model, there)
         if not there:
             return
         data = fit_data.data_of_fit()
@@ -241,7 +246,10 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         if self._history is not None:
             self._history.epoch[:0] = self._epochs_before
         fit_data.start_at(self.model, None)
-        super().on_train_end(logs)
+        replicas.wait_for_workers(self.model)  # until all have saved
+        with contextlib.suppress(FileNotFoundError):  # another deletes it too
+            super().on_train_end(logs)
+        replicas.wait_for_workers(self.model)  # until it is deleted
 
     @property
     def _history(self) -> keras.callbacks.History | None:
@@ -267,6 +275,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             # Another worker may have done it, or not have saved yet.
             with contextlib.suppress(FileNotFoundError):
                 os.replace(self._latest, self._previous)
+            replicas.wait_for_workers(self.model)
         notes = {
             "first_epoch": self._first_epoch,
             "epoch": epoch,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
+from tfmp import checkpoints
+from tfmp._keras import replicas
 from tfmp._support import checks, sealed_files
+from tfmp.callbacks import backup_notes
 
 
 def check_optimizers(model: keras.Model) -> None:
@@ -63,3 +67,35 @@ def check_frequency(frequency: Any) -> None:
             "`save_freq` must be 'epoch', or an integer of 1 or more: Invalid "
             f"value. Received: {frequency!r}"
         )
+
+
+def check_workers(model: keras.Model, backups: Sequence[pathlib.Path]) -> None:
+    """Refuses workers that would go on from different batches.
+
+    Args:
+        model: every worker comes here with its own.
+        backups: what this one would go on from, the first that is whole.
+    """
+    strategy = model.distribute_strategy
+    if not replicas.between_workers(strategy):
+        return
+    places = replicas.of_all_workers(strategy, _place(backups))
+    if any(each != places[0] for each in places):
+        raise ValueError(
+            "`backup_dir` must hold the same backup for every worker: use a "
+            "folder that all of them see. Received: backups of (epoch, batch) "
+            f"{', '.join(map(str, map(tuple, places)))}, by worker; (0, 0) is "
+            "none, (-1, -1) is broken"
+        )
+
+
+def _place(backups: Sequence[pathlib.Path]) -> list[int]:
+    """Returns the epoch and the batch that the newest backup is of."""
+    if not backups:
+        return [0, 0]
+    try:
+        notes = checkpoints.read_notes(backups[0])
+        notes = backup_notes.checked(notes, backups[0])
+    except ValueError:  # which `fit` says as it loads it
+        return [-1, -1]
+    return [notes["epoch"], notes["batch"]]
