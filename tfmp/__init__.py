@@ -13,6 +13,7 @@ from tfmp import (
     optimizers,
     recipes,
     reporting,
+    unit_scaling,
 )
 from tfmp._configuration import (
     Configuration,
@@ -61,6 +62,7 @@ __all__ = [
     "set_global_policy",
     "set_precision",
     "summary",
+    "unit_scaling",
 ]
 
 
