@@ -1,50 +1,45 @@
 """Unit scaling: every tensor begins with a standard deviation of 1.
 
-Weights begin with a standard deviation of 1, and fixed factors in each
-operator keep that of results and gradients, so that FP8 needs no scale:
+Weights begin with a standard deviation of 1, and fixed factors in each layer
+keep that of results and gradients, so FP8 needs no scale and no amax:
 
     policy = tfmp.Policy("mixed_float8", "static")
     y = tfmp.unit_scaling.Dense(units, dtype=policy)(x)
 
 A learning rate that was found on a small model holds for a wide and deep one
-with `Adam` or `AdamW` of this room, which give each variable a rate of its own.
-Normalization has no parameters: `keras.layers.LayerNormalization(center=False,
-scale=False)`.
+with `Adam` or `AdamW` of this module, which give each variable its own.
 
 Source: arXiv 2303.11257 (unit scaling), arXiv 2407.17465 (u-muP), arXiv
 2502.05967 (FP8 with it).
 """
 
-from tfmp.unit_scaling.activations import gelu, silu, silu_glu
+from tfmp.unit_scaling.activations import gelu, relu, silu
 from tfmp.unit_scaling.attention import MultiHeadAttention
-from tfmp.unit_scaling.dense import Dense, Embedding
-from tfmp.unit_scaling.gated import GatedMLP
-from tfmp.unit_scaling.gradient_scaling import scale_backward, scale_forward
-from tfmp.unit_scaling.losses import SparseCategoricalCrossentropy
-from tfmp.unit_scaling.optimizers import Adam, AdamW, RateByLayer
-from tfmp.unit_scaling.residual import (
-    Residual,
-    residual_add,
-    residual_split,
-    residual_tau,
+from tfmp.unit_scaling.dense import Dense, EinsumDense, Embedding
+from tfmp.unit_scaling.losses import (
+    MeanSquaredError,
+    SparseCategoricalCrossentropy,
 )
+from tfmp.unit_scaling.optimizers import Adam, AdamW, RateByLayer
+from tfmp.unit_scaling.residual import ResidualAdd, ResidualSplit, residual_tau
+from tfmp.unit_scaling.scale import scale_backward, scale_forward
 
 __all__ = [
     "Adam",
     "AdamW",
     "Dense",
+    "EinsumDense",
     "Embedding",
-    "GatedMLP",
+    "MeanSquaredError",
     "MultiHeadAttention",
     "RateByLayer",
-    "Residual",
+    "ResidualAdd",
+    "ResidualSplit",
     "SparseCategoricalCrossentropy",
     "gelu",
-    "residual_add",
-    "residual_split",
+    "relu",
     "residual_tau",
     "scale_backward",
     "scale_forward",
     "silu",
-    "silu_glu",
 ]

@@ -1,82 +1,104 @@
-"""Activations that keep a standard deviation of 1, and their gradients."""
+"""Activations whose results begin with a standard deviation of 1.
+
+    y = factor * f(x)
+
+Gradients have the same factor, so they are exact: in a residual branch a factor
+of their own would change what the branch contributes to the gradient.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfmp.unit_scaling import factors
-from tfmp.unit_scaling.gradient_scaling import scale_backward, scale_forward
+from tfmp._support import checks
+
+RELU = math.sqrt(2 / (1 - 1 / math.pi))
 
 
 @keras.saving.register_keras_serializable("tfmp.unit_scaling")
-def gelu(x: Any, constraint: str | None = None) -> tf.Tensor:
-    """GELU that keeps a standard deviation of 1.
+def relu(x: Any) -> tf.Tensor:
+    """ReLU whose result has a standard deviation of 1.
 
-        y = 1.77 * x * Phi(x)
+        y = 1.713 * max(x, 0)
 
     Args:
         x: floating-point tensor of any shape.
-        constraint: None gives the gradient a factor of its own, 1.52;
-            `"to_output_scale"` that of the result.
 
-    Source: arXiv 2407.17465, appendix B.
+    Source: arXiv 2303.11257, appendix, table of factors.
 
-    >>> float(gelu(0.0))
-    0.0
+    >>> round(float(relu(1.0)), 3)
+    1.713
     """
-    return _elementwise(x, _exact_gelu, factors.gelu(), constraint)
+    return RELU * tf.nn.relu(x)
 
 
 @keras.saving.register_keras_serializable("tfmp.unit_scaling")
-def silu(x: Any, constraint: str | None = None) -> tf.Tensor:
-    """SiLU that keeps a standard deviation of 1.
+def gelu(x: Any, alpha: float = 1.0) -> tf.Tensor:
+    """GELU whose result has a standard deviation of 1.
 
-        y = 1.77 * x * sigmoid(x)
+        y = factor * gelu(alpha * x) / alpha      factor = 1.767 for alpha = 1
 
     Args:
         x: floating-point tensor of any shape.
-        constraint: None gives the gradient a factor of its own, 1.68;
-            `"to_output_scale"` that of the result.
+        alpha: u-muP's multiplier of the activation, from 2**-16 to 2**16: small
+            values make it linear, large ones a ReLU.
 
     Source: arXiv 2407.17465, appendix B.
 
-    >>> float(silu(0.0))
-    0.0
+    >>> round(float(gelu(10.0)), 2)
+    17.67
     """
-    return _elementwise(x, tf.nn.silu, factors.silu(), constraint)
+    alpha = _alpha(alpha)
+    x = tf.convert_to_tensor(x)
+    return _factor(alpha) / alpha * tf.nn.gelu(alpha * x, approximate=False)
 
 
-def silu_glu(x: Any, gate: Any) -> tf.Tensor:
-    """A gated unit that keeps a standard deviation of 1.
+@keras.saving.register_keras_serializable("tfmp.unit_scaling")
+def silu(x: Any, alpha: float = 1.0) -> tf.Tensor:
+    """SiLU whose result has a standard deviation of 1.
 
-        y = 1.68 * x * silu(gate)
+        y = factor * x * sigmoid(alpha * x)       factor = 1.767 for alpha = 1
 
     Args:
-        x: floating-point tensor.
-        gate: the same, of the same shape.
+        x: floating-point tensor of any shape.
+        alpha: u-muP's multiplier of the activation, from 2**-16 to 2**16.
 
     Source: arXiv 2407.17465, appendix B.
 
-    >>> float(silu_glu(1.0, 0.0))
-    0.0
+    >>> round(float(silu(20.0)), 2)
+    35.34
     """
-    factor = factors.silu_glu()
-    x, gate = (scale_backward(each, factor) for each in (x, gate))
-    return scale_forward(x * tf.nn.silu(gate), factor)
+    alpha = _alpha(alpha)
+    x = tf.convert_to_tensor(x)
+    return _factor(alpha) * x * tf.sigmoid(alpha * x)
 
 
-def _exact_gelu(x: tf.Tensor) -> tf.Tensor:
-    return tf.nn.gelu(x, approximate=False)
+UNIT = {
+    keras.activations.relu: relu,
+    keras.activations.gelu: gelu,
+    keras.activations.silu: silu,
+}
 
 
-def _elementwise(
-    x: Any,
-    function: Any,
-    both: tuple[float, float],
-    constraint: str | None,
-) -> tf.Tensor:
-    output, gradient = factors.constrained(constraint, *both)
-    return scale_forward(function(scale_backward(x, gradient)), output)
+def get(activation: Any) -> Any:
+    """Returns what a layer here takes for an activation.
+
+    Of Keras' relu, gelu and silu that is the one of this module; all others
+    stay as they are.
+    """
+    found = keras.activations.get(activation)
+    return UNIT.get(found, found)
+
+
+def _alpha(given: float) -> float:
+    return checks.number("alpha", given, 2.0**-16, 2.0**16)
+
+
+def _factor(alpha: float) -> float:
+    """The paper's fit, between that of a linear function and of ReLU."""
+    share = 1 / (1 + 0.25 / alpha**2)
+    return 2 ** (1 - share) * RELU**share

@@ -2,143 +2,126 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import math
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfmp import ops, policies
+from tfmp import layers
+from tfmp._keras import layer_builds
 from tfmp._support import checks
-from tfmp.layers import softmax
-from tfmp.unit_scaling import factors
-from tfmp.unit_scaling.dense import Dense
-from tfmp.unit_scaling.gradient_scaling import scale_backward
+from tfmp.unit_scaling import rates
+from tfmp.unit_scaling.dense import EinsumDense
 
-PARTS = ("query", "key", "value")
+STOCK = keras.layers.MultiHeadAttention
+ARGUMENTS = inspect.signature(STOCK.call)
 
 
 @keras.saving.register_keras_serializable("tfmp.unit_scaling")
-class MultiHeadAttention(keras.layers.Layer):
-    """Self-attention that keeps a standard deviation of 1.
+class MultiHeadAttention(layers.MultiHeadAttention):
+    """`MultiHeadAttention` that begins with a standard deviation of about 1.
 
-        q, k, v = Dense(x) each
-        y = Dense(softmax(q @ k.T / key_dim) * factor @ v)
+        q, k, v = tfmp.unit_scaling.EinsumDense of each
+        y = softmax(alpha * q @ k.T / key_dim) @ v * factor
+        output = tfmp.unit_scaling.EinsumDense of y
 
-    The gradients of `q` and `k` are smaller by `sqrt(key_dim)` than those of
-    `v`; they are kept at 1 up to the inputs of their `Dense`, and made as
-    small there as they are.  Products of scores and values run by a recipe
-    with `attention=True`, else in the compute dtype.
+    The factor is that of values without correlation, which attention averages
+    at the start: `sqrt(keys)`, and `sqrt(keys / log(keys))` with
+    `use_causal_mask=True`.  It depends on the number of keys, and not on other
+    masks: train and predict with the same length.  Tokens that attended before
+    are correlated, so in a deep model results become larger than 1, up to the
+    factor; normalize them before they are added.
 
     Args:
         num_heads: how many heads.
-        key_dim: the size of a head.
-        use_causal_mask: whether each place sees itself and those before it.
-        depth: as of `tfmp.unit_scaling.Dense`.
-        constraint: the same.
-        **kwargs: those of `keras.layers.Layer`.
+        key_dim: size of a head.
+        alpha: u-muP's multiplier of the softmax, from 2**-16 to 2**16.
+        **kwargs: those of `keras.layers.MultiHeadAttention`, but for
+            `flash_attention`.
 
     Raises:
         TypeError, ValueError: if an argument is not allowed.
 
-    Source: arXiv 2407.17465, appendix B (the factor); 1 / key_dim in place of
-    its root is that of arXiv 2203.03466, definition 4.1.
+    Source: arXiv 2407.17465, appendix B (the factor); arXiv 2203.03466,
+    definition 4.1 (`1 / key_dim` in place of its root).
 
-    >>> MultiHeadAttention(2, 4)(keras.ops.ones([1, 3, 8])).shape
+    >>> layer, x = MultiHeadAttention(2, 4), keras.ops.ones([1, 3, 8])
+    >>> layer(x, x, use_causal_mask=True).shape
     TensorShape([1, 3, 8])
     """
 
+    projection = EinsumDense
+    _causal = False
+
     def __init__(
-        self,
-        num_heads: int,
-        key_dim: int,
-        use_causal_mask: bool = False,
-        depth: int = 1,
-        constraint: str | None = None,
-        **kwargs: Any,
+        self, num_heads: int, key_dim: int, *, alpha: float = 1.0, **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
-        self.num_heads = checks.integer("num_heads", num_heads, 1)
-        self.key_dim = checks.integer("key_dim", key_dim, 1)
-        self.use_causal_mask = checks.boolean(
-            "use_causal_mask", use_causal_mask
-        )
-        self.depth = checks.integer("depth", depth, 1)
-        self.constraint = factors.checked(constraint)
-        width = num_heads * key_dim
-        self.projections = [self._dense(width, name) for name in PARTS]
-        self.output_dense: Any = None
-
-    def _dense(self, units: int, name: str) -> Dense:
-        return Dense(
-            units,
-            use_bias=False,
-            constraint=self.constraint,
-            depth=self.depth,
-            dtype=self.dtype_policy,
-            name=name,
-        )
-
-    def build(self, input_shape: Any) -> None:
-        """Creates the projections' variables."""
-        checks.shape("input_shape", input_shape, 3)
-        for projection in self.projections:
-            projection.build(input_shape)
-        self.output_dense = self._dense(input_shape[-1], "attention_output")
-        width = self.num_heads * self.key_dim
-        self.output_dense.build([*input_shape[:-1], width])
-
-    def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
-        """Attends; `inputs` are of shape `[batch, length, channels]`."""
-        small = self.key_dim**0.5
-        heads = []
-        for name, dense in zip(PARTS, self.projections, strict=True):
-            factor = 1.0 if name == "value" else small
-            x = scale_backward(inputs, 1 / factor)
-            x = scale_backward(dense(x, training=training), factor)
-            shape = [*self._lengths(x), self.num_heads, self.key_dim]
-            heads.append(tf.reshape(x, shape))
-        x = self._attend(*heads)
-        width = self.num_heads * self.key_dim
-        x = tf.reshape(x, [*self._lengths(x), width])
-        return self.output_dense(x, training=training)
-
-    def _attend(
-        self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor
-    ) -> tf.Tensor:
-        length = key.shape[1]
-        if length is None:
+        if kwargs.get("flash_attention"):
             raise ValueError(
-                "`inputs` must have a known length, as the factor of attention "
-                f"follows from it. Received: shape {key.shape}"
+                "`flash_attention` must be None or False: a fused kernel has "
+                "no factor. Received: True"
             )
-        factor = factors.attention(length, self.key_dim, self.use_causal_mask)
-        mask = None
-        if self.use_causal_mask:
-            mask = tf.linalg.band_part(
-                tf.ones([1, length, length], "bool"), -1, 0
-            )
-        logits = self._product("bqhd,bkhd->bhqk", query, key)
-        weights = softmax.attention_weights(logits, 1 / self.key_dim, mask, 1)
-        return self._product("bhqk,bkhd->bqhd", weights * factor, value)
+        kwargs.setdefault("kernel_initializer", rates.unit_normal())
+        super().__init__(num_heads, key_dim, **kwargs)
+        self.alpha = checks.number("alpha", alpha, 2.0**-16, 2.0**16)
 
-    def _product(self, equation: str, lhs: Any, rhs: Any) -> tf.Tensor:
-        recipe = policies.recipe_of_layer(self)
-        if recipe is None or not recipe.attention:
-            return keras.ops.einsum(equation, lhs, rhs)
-        return ops.einsum(equation, lhs, rhs, recipe=recipe.as_current())
+    @layer_builds.of_present_class
+    def build(
+        self, query_shape: Any, value_shape: Any, key_shape: Any = None
+    ) -> None:
+        """Creates the projections, and notes their learning rates."""
+        super().build(query_shape, value_shape, key_shape)
+        for child in self._flatten_layers(include_self=False):
+            if isinstance(child, EinsumDense):
+                child.note_rates()
 
-    @staticmethod
-    def _lengths(x: tf.Tensor) -> list[Any]:
-        """Returns batch and length."""
-        return [tf.shape(x)[0], x.shape[1] or tf.shape(x)[1]]
+    @functools.wraps(STOCK.call)
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Attends, and remembers whether each token sees those before only."""
+        given = ARGUMENTS.bind(self, *args, **kwargs).arguments
+        self._causal = bool(given.get("use_causal_mask"))
+        return super().call(*args, **kwargs)
+
+    def _compute_attention(
+        self,
+        query: Any,
+        key: Any,
+        value: Any,
+        attention_mask: Any = None,
+        training: bool | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Any, Any]:
+        """Attends in the same way whether products are in FP8 or not."""
+        return self._attend(query, key, value, attention_mask, training)
+
+    def _attention_factors(
+        self, logits: tf.Tensor, key_dim: int, axes: int
+    ) -> tuple[float, Any]:
+        """Returns both; weights have it as FP8 keeps them better so."""
+        uniform = 1 / (1 + self.alpha**2 / (4 * key_dim))
+        averaged = averaged_values(logits, axes, self._causal)
+        return self.alpha / key_dim, averaged ** (uniform / 2)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""
-        own = {
-            "num_heads": self.num_heads,
-            "key_dim": self.key_dim,
-            "use_causal_mask": self.use_causal_mask,
-            "depth": self.depth,
-            "constraint": self.constraint,
-        }
-        return {**super().get_config(), **own}
+        return {**super().get_config(), "alpha": self.alpha}
+
+
+def averaged_values(logits: tf.Tensor, axes: int, causal: bool) -> Any:
+    """Returns how many values uniform attention averages, 1 or more.
+
+    Args:
+        logits: whose last axes are the keys.
+        axes: how many.
+        causal: whether a query sees the keys before it alone.
+    """
+    known = logits.shape[-axes:]
+    if None not in known:
+        keys = math.prod(known)
+        return max(1.0, keys / max(1.0, math.log(keys)) if causal else keys)
+    keys = tf.cast(tf.reduce_prod(tf.shape(logits)[-axes:]), tf.float32)
+    return keys / tf.maximum(1.0, tf.math.log(keys)) if causal else keys
