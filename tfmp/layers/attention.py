@@ -111,8 +111,7 @@ class Float8Attention(Policied, Measured, Base):
 
         As it is overridden, Keras hands the causal mask over as a mask.
         """
-        recipe = self.recipe
-        if recipe is None or self._flash_attention:
+        if self._attends_as_keras:
             found: tuple[Any, Any] = super()._compute_attention(
                 query, key, value, attention_mask, training, *args, **kwargs
             )
@@ -120,21 +119,20 @@ class Float8Attention(Policied, Measured, Base):
         if kwargs.get("use_causal_mask"):
             causal = self._compute_causal_mask(query, value)
             attention_mask = _both_allow(attention_mask, causal)
-        return self._attend(query, key, value, attention_mask, training)
-
-    def _attend(
-        self, query: Any, key: Any, value: Any, mask: Any, training: Any
-    ) -> tuple[Any, Any]:
-        """Returns what each head gives, and its weights."""
         scores, values, axes = _equations(self._combine_equation)
         logits = self._product("scores", scores, query, key, training)
         scale, factor = self._attention_factors(logits, query.shape[-1], axes)
-        weights = softmax.attention_weights(logits, scale, mask, axes)
+        weights = softmax.attention_weights(logits, scale, attention_mask, axes)
         x = self._dropout_layer(weights, training=training)
         if factor is not None:
             x *= tf.cast(factor, x.dtype)
         x = self._product("values", values, x, value, training)
         return x, weights
+
+    @property
+    def _attends_as_keras(self) -> bool:
+        """Whether Keras computes the attention."""
+        return self.recipe is None or bool(self._flash_attention)
 
     def _attention_factors(
         self, logits: tf.Tensor, key_dim: int, axes: int

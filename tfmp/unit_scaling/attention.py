@@ -85,18 +85,10 @@ class MultiHeadAttention(layers.MultiHeadAttention):
         self._causal = bool(given.get("use_causal_mask"))
         return super().call(*args, **kwargs)
 
-    def _compute_attention(
-        self,
-        query: Any,
-        key: Any,
-        value: Any,
-        attention_mask: Any = None,
-        training: bool | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> tuple[Any, Any]:
-        """Attends in the same way whether products are in FP8 or not."""
-        return self._attend(query, key, value, attention_mask, training)
+    @property
+    def _attends_as_keras(self) -> bool:
+        """Keras' attention has no factors."""
+        return False
 
     def _attention_factors(
         self, logits: tf.Tensor, key_dim: int, axes: int

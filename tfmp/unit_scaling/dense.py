@@ -106,7 +106,7 @@ class UnitScaled(Base):
 class Dense(UnitScaled, layers.Dense):
     """`Dense` whose products all begin with a standard deviation of 1.
 
-        y       = x @ kernel    / sqrt(fan_in)         / fan_in of a readout
+        y       = x @ kernel / sqrt(fan_in) + bias     / fan_in of a readout
         dx      = dy @ kernel.T / sqrt(fan_out)
         dkernel = x.T @ dy      / sqrt(rows of x)
 
