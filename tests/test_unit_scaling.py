@@ -207,26 +207,46 @@ def test_gradients_of_a_branch_are_exact():
     np.testing.assert_allclose(found, true, rtol=1e-3, atol=1e-4)
 
 
-def test_fp8_without_amax():
+def small(policy: str) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    dense = unit_scaling.Dense
+    layers = (
+        dense(16, "gelu", dtype=policy),
+        dense(4, readout=True, dtype=policy),
+    )
+    return keras.Sequential([keras.Input([16]), *layers])
+
+
+@pytest.mark.parametrize(
+    "make", [small, pytest.param(block, marks=pytest.mark.slow)]
+)
+def test_fp8_without_amax(make):
     """Under the static recipe no layer has state, and the loss is near."""
     inputs, labels = reference.tokens()
+    if make is small:
+        inputs = tf.random.stateless_normal([16, 16], [0, 1])
+        labels = np.arange(16) % 4
     losses = {}
     for policy in ("float32", STATIC):
-        model = block(policy)
+        model = make(policy)
         model.compile(
             unit_scaling.Adam(2.0**-3, depth=2),
             unit_scaling.SparseCategoricalCrossentropy(),
         )
-        fit = model.fit(inputs, labels, epochs=10, verbose=0, shuffle=False)
+        fit = model.fit(inputs, labels, epochs=5, verbose=0, shuffle=False)
         losses[policy] = fit.history["loss"]
     assert not [v for v in model.variables if "float8" in v.path]
-    assert isinstance(
-        model.get_layer("a").query_dense, unit_scaling.EinsumDense
-    )
-    report = tfmp.inspect(model)
-    assert report.float8_products > 0
-    assert losses[STATIC][-1] < losses[STATIC][0] - 0.5
+    assert losses[STATIC][-1] < 0.9 * losses[STATIC][0]
+    assert losses[STATIC] != losses["float32"]
     np.testing.assert_allclose(losses[STATIC], losses["float32"], rtol=0.1)
+
+
+def test_all_products_are_in_fp8():
+    report = tfmp.inspect(small(STATIC))
+    assert report.float8_share == 1
+    attention = block(STATIC).get_layer("a")
+    assert isinstance(attention.query_dense, unit_scaling.EinsumDense)
+    assert attention.query_dense.recipe == tfmp.recipes.StaticScaling()
 
 
 @pytest.mark.parametrize("scaled", [False, True])
@@ -259,9 +279,15 @@ def test_rates_need_layers_with_unit_scaling():
         model.train_on_batch(np.ones([1, 4]), np.ones([1, 2]))
 
 
-def test_a_saved_model_is_the_same(tmp_path: pathlib.Path):
-    model = block(STATIC)
-    inputs, labels = reference.tokens()
+@pytest.mark.parametrize(
+    "policy", [STATIC, pytest.param("float32", marks=pytest.mark.slow)]
+)
+def test_a_saved_model_is_the_same(tmp_path: pathlib.Path, policy: str):
+    make = small if policy == STATIC else block
+    model, (inputs, labels) = make(policy), reference.tokens()
+    if make is small:
+        inputs = tf.random.stateless_normal([2, 16], [0, 1])
+        labels = np.arange(2)
     model.compile(
         unit_scaling.AdamW(2.0**-4, depth=4, weight_decay=0.125),
         unit_scaling.SparseCategoricalCrossentropy(alpha=0.5),
@@ -269,8 +295,7 @@ def test_a_saved_model_is_the_same(tmp_path: pathlib.Path):
     model.fit(inputs, labels, verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    expected = model.predict(inputs, verbose=0)
-    np.testing.assert_array_equal(loaded.predict(inputs, verbose=0), expected)
+    np.testing.assert_array_equal(loaded(inputs), model(inputs))
     assert loaded.optimizer.depth == 4
     assert loaded.loss.alpha == 0.5
     for each in (model, loaded):  # goes on as if it had not been saved
@@ -302,8 +327,13 @@ def test_a_config_comes_back(layer):
         assert again.activation is layer.activation
 
 
-def test_converted_and_reverted_layers_keep_their_factors():
-    model, (inputs, _) = block(), reference.tokens()
+@pytest.mark.parametrize(
+    "make", [small, pytest.param(block, marks=pytest.mark.slow)]
+)
+def test_converted_and_reverted_layers_keep_their_factors(make):
+    model, (inputs, _) = make("float32"), reference.tokens()
+    if make is small:
+        inputs = tf.random.stateless_normal([2, 16], [0, 1])
     expected = model(inputs).numpy()
     tfmp.convert(model, STATIC, "all")
     low = model(inputs).numpy().astype("float32")

@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from tfmp._support import checks
+from tfmp.unit_scaling.scale import floating
 
 RELU = math.sqrt(2 / (1 - 1 / math.pi))
 
@@ -33,7 +34,7 @@ def relu(x: Any) -> tf.Tensor:
     >>> round(float(relu(1.0)), 3)
     1.713
     """
-    return RELU * tf.nn.relu(x)
+    return RELU * tf.nn.relu(floating(x))
 
 
 @keras.saving.register_keras_serializable("tfmp.unit_scaling")
@@ -53,7 +54,7 @@ def gelu(x: Any, alpha: float = 1.0) -> tf.Tensor:
     17.67
     """
     alpha = _alpha(alpha)
-    x = tf.convert_to_tensor(x)
+    x = floating(x)
     return _factor(alpha) / alpha * tf.nn.gelu(alpha * x, approximate=False)
 
 
@@ -73,7 +74,7 @@ def silu(x: Any, alpha: float = 1.0) -> tf.Tensor:
     35.34
     """
     alpha = _alpha(alpha)
-    x = tf.convert_to_tensor(x)
+    x = floating(x)
     return _factor(alpha) * x * tf.sigmoid(alpha * x)
 
 

@@ -54,7 +54,10 @@ class RateByLayer(Base):
 
     def build(self, variables: Any) -> None:
         """Creates the optimizer's variables, and checks those of the model."""
-        for variable in variables:
+        said = "a list of Keras variables"
+        for variable in checks.sequence(
+            "variables", variables, keras.Variable, said
+        ):
             if len(variable.shape) > 1 and rates.of(variable) is None:
                 raise ValueError(
                     "`variables` of two axes or more must be of layers of "

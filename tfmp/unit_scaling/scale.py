@@ -34,7 +34,7 @@ def scale_forward(x: Any, factor: Any) -> tf.Tensor:
     >>> float(scale_forward(2.0, 3.0))
     6.0
     """
-    x = _floating(x)
+    x = floating(x)
     factor = _factor(factor)
 
     @custom_gradients.custom_gradient
@@ -70,7 +70,7 @@ def scale_backward(x: Any, factor: Any) -> tf.Tensor:
     >>> float(y), float(tape.gradient(y, x))
     (2.0, 3.0)
     """
-    x = _floating(x)
+    x = floating(x)
     factor = _factor(factor)
 
     @custom_gradients.custom_gradient
@@ -81,7 +81,12 @@ def scale_backward(x: Any, factor: Any) -> tf.Tensor:
     return run(x)
 
 
-def _floating(x: Any) -> tf.Tensor:
+def floating(x: Any) -> tf.Tensor:
+    """Returns an argument `x` as a tensor.
+
+    Raises:
+        TypeError: if it is none, or not floating-point.
+    """
     x = scaling.as_tensor("x", x)
     if not x.dtype.is_floating:
         raise TypeError(
