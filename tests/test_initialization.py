@@ -64,7 +64,7 @@ def test_shares_are_those_of_the_tensors():
     with tf.GradientTape() as tape:
         outputs = net(x)
         loss = tf.reduce_mean(tf.square(tf.cast(y, "float32") - outputs))
-    gradient = np.abs(tape.gradient(loss, outputs))
+    gradient = np.abs(tape.gradient(loss, outputs).numpy())
     row = rows["net/head", "grads"]
     assert row.rms == pytest.approx(np.sqrt(np.mean(gradient**2)), rel=1e-5)
     assert row.too_small == pytest.approx(np.mean(gradient <= 2.0**-17))

@@ -209,11 +209,11 @@ def test_gradients_of_a_branch_are_exact():
 
 def small(policy: str) -> keras.Model:
     keras.utils.set_random_seed(0)
-    dense = unit_scaling.Dense
-    layers = (
-        dense(16, "gelu", dtype=policy),
-        dense(4, readout=True, dtype=policy),
-    )
+    with tfmp.policy_scope(policy):
+        layers = (
+            unit_scaling.Dense(16, "gelu"),
+            unit_scaling.Dense(4, readout=True),
+        )
     return keras.Sequential([keras.Input([16]), *layers])
 
 

@@ -102,12 +102,13 @@ class Initialization:
         It is the median of what each layer would need: it mends a model whose
         layers are alike, as a whole.
         """
-        factors = {role: [1.0] for role in recipes.ROLES}
-        for role, found in factors.items():
-            mine = [row.factor for row in self.rows if row.role == role]
-            found[:] = mine or found
-        middle = [sorted(found)[len(found) // 2] for found in factors.values()]
-        return dataclasses.replace(self.recipe, scale=tuple(middle))
+        inputs, kernel, grads = map(self._middle, recipes.ROLES)
+        scale = inputs, kernel, grads
+        return dataclasses.replace(self.recipe, scale=scale)
+
+    def _middle(self, role: str) -> float:
+        found = sorted(row.factor for row in self.rows if row.role == role)
+        return found[len(found) // 2] if found else 1.0
 
     def __str__(self) -> str:
         lines = tables.lines([TITLES, *map(_cells, self.rows)])

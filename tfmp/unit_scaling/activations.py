@@ -102,4 +102,4 @@ def _alpha(given: float) -> float:
 def _factor(alpha: float) -> float:
     """The paper's fit, between that of a linear function and of ReLU."""
     share = 1 / (1 + 0.25 / alpha**2)
-    return 2 ** (1 - share) * RELU**share
+    return math.exp((1 - share) * math.log(2) + share * math.log(RELU))
