@@ -6,8 +6,8 @@ keep that of results and gradients, so FP8 needs no scale and no amax:
     policy = tfmp.Policy("mixed_float8", "static")
     y = tfmp.unit_scaling.Dense(units, dtype=policy)(x)
 
-A learning rate that was found on a small model holds for a wide and deep one
-with `Adam` or `AdamW` of this module, which give each variable its own.
+`Adam` and `AdamW` of this module give each variable the learning rate of its
+layer, by u-muP's rules for models of any width and depth.
 
 Source: arXiv 2303.11257 (unit scaling), arXiv 2407.17465 (u-muP), arXiv
 2502.05967 (FP8 with it).

@@ -27,7 +27,7 @@ class RateByLayer(Base):
         1 / sqrt(output_dim)        embedding
         1                           kernel and bias of a readout, all other
 
-    so one that was found on a small model holds for a wide and deep one.
+    the rules by which one of a small model is to hold for a wide and deep one.
     Weight decay is that of Keras, `learning_rate * weight_decay` of the
     optimizer, alike for all variables.
 
