@@ -4,11 +4,12 @@
     python benchmarks/gpu_programs.py --check     # what CI does
     python benchmarks/gpu_programs.py --write     # keeps new reports
 
-Six programs are compiled for an H200 that is not there, with Triton's and
+Seven programs are compiled for an H200 that is not there, with Triton's and
 with cuBLASLt's kernels: two dense layers, an einsum with batch axes, an
-attention block by two recipes, a convolution block, and a whole training step
-with optimizer and loss scaling.  `--check` fails if a product that was in FP8
-is not, or if there is a fall-back or a kernel that was not.
+attention block by two recipes and with unit scaling, a convolution block, and a
+whole training step with optimizer and loss scaling.  `--check` fails if a
+product that was in FP8 is not, or if there is a fall-back or a kernel that was
+not.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfmp
+from tfmp import unit_scaling
 
 TARGET = "h200"
 KEPT = pathlib.Path(__file__).parent / "results" / "gpu_programs.json"
@@ -81,6 +83,26 @@ def attention_by(recipe: tfmp.recipes.Recipe) -> tfmp.Inspection:
     return tfmp.inspect(model, target=TARGET, batch_size=BATCH)
 
 
+def unit_attention() -> tfmp.Inspection:
+    """The same block with unit scaling, by the static recipe."""
+    recipe = tfmp.recipes.StaticScaling(attention=True)
+    with tfmp.policy_scope(tfmp.Policy("mixed_float8", recipe)):
+        inputs = keras.Input([LENGTH, WIDTH])
+        y, skip = unit_scaling.ResidualSplit()(inputs)
+        y = layers.LayerNormalization()(y)
+        attention = unit_scaling.MultiHeadAttention(
+            4, WIDTH // 4, name="attention"
+        )
+        x = unit_scaling.ResidualAdd()([attention(y, y), skip])
+        y, skip = unit_scaling.ResidualSplit()(x)
+        y = layers.LayerNormalization()(y)
+        y = unit_scaling.Dense(4 * WIDTH, "gelu", name="up")(y)
+        y = unit_scaling.Dense(WIDTH, name="down")(y)
+        x = unit_scaling.ResidualAdd()([y, skip])
+    model = keras.Model(inputs, x, name="block")
+    return tfmp.inspect(model, target=TARGET, batch_size=BATCH)
+
+
 def convolution() -> tfmp.Inspection:
     """A bottleneck of ResNet-50 on images of 16 x 16; one more, upsampled."""
     inputs = keras.Input([16, 16, 256])
@@ -122,6 +144,7 @@ PROGRAMS: dict[str, Callable[[], tfmp.Inspection]] = {
         einsum,
         attention,
         static_attention,
+        unit_attention,
         convolution,
         training_step,
     )

@@ -432,6 +432,7 @@ def searchable() -> dict[str, Any]:
     return {"model": net, "sensitivity": known}
 
 
+RANGE = tfmp.analysis.InitialRange("a", "grads", "E5M2", 0.1, 0.5, 0.0)
 POINT = tfmp.analysis.Point("a", {"a": "float32"}, 0.1, 0.1, 1.0)
 ANALYSED = {"loss": "mse", "samples": 2, "verbose": False}
 ANALYSES = {
@@ -478,6 +479,23 @@ ANALYSES = {
             **{"model": model(), "data": (x(), x(2, 4)), **ANALYSED},
             **{"candidates": ["mixed_bfloat16"], "roles": ["layer"]},
         },
+        COMPILES,
+    ),
+    "analysis.InitialRange": row(
+        shown(tfmp.analysis.InitialRange), **dataclasses.asdict(RANGE)
+    ),
+    "analysis.Initialization": row(
+        shown(tfmp.analysis.Initialization),
+        **{"recipe": tfmp.recipes.StaticScaling(), "rows": (RANGE,)},
+    ),
+    "analysis.Initialization.static_scaling": row(
+        tfmp.analysis.Initialization(
+            tfmp.recipes.StaticScaling(), (RANGE,)
+        ).static_scaling
+    ),
+    "analysis.initialization": made(
+        tfmp.analysis.initialization,
+        lambda: {"model": model(), "data": (x(), x(2, 4)), "loss": "mse"},
         COMPILES,
     ),
     "analysis.search": made(
@@ -597,6 +615,78 @@ def layer_rows(name: str) -> dict[str, Entry]:
 
 
 LAYERS = {k: v for name in REQUIRED for k, v in layer_rows(name).items()}
+SEQUENCE = keras.KerasTensor((2, 6, 16))
+
+
+def unit_row(name: str, inputs: Any, stock: Any = None, **good: Any) -> Entry:
+    """Returns what is tried of a layer of `unit_scaling`, and Keras' own."""
+    ours = getattr(tfmp.unit_scaling, name)
+    start = {**defaults(ours), **good}
+
+    def use(cls: Any, **given: Any) -> Any:
+        own = ("readout", "alpha") if cls is stock else ()
+        return cls(**{k: v for k, v in given.items() if k not in own})(*inputs)
+
+    other = stock and functools.partial(use, stock)
+    return Entry(functools.partial(use, ours), lambda: start, TRACES, other)
+
+
+UNIT = {
+    "unit_scaling.Dense": unit_row(
+        "Dense", [SEQUENCE], keras.layers.Dense, units=4
+    ),
+    "unit_scaling.EinsumDense": unit_row(
+        "EinsumDense",
+        [SEQUENCE],
+        keras.layers.EinsumDense,
+        **{"equation": "abc,cd->abd", "output_shape": (None, 4)},
+    ),
+    "unit_scaling.Embedding": unit_row(
+        "Embedding",
+        [keras.KerasTensor((2, 6), "int32")],
+        keras.layers.Embedding,
+        **{"input_dim": 8, "output_dim": 4},
+    ),
+    "unit_scaling.MultiHeadAttention": unit_row(
+        "MultiHeadAttention",
+        [SEQUENCE, SEQUENCE],
+        keras.layers.MultiHeadAttention,
+        **{"num_heads": 2, "key_dim": 4},
+    ),
+    "unit_scaling.ResidualSplit": unit_row("ResidualSplit", [SEQUENCE]),
+    "unit_scaling.ResidualAdd": unit_row("ResidualAdd", [[SEQUENCE] * 2]),
+    "unit_scaling.residual_tau": row(
+        tfmp.unit_scaling.residual_tau, index=1, depth=2
+    ),
+    "unit_scaling.relu": row(tfmp.unit_scaling.relu, COMPUTES, x=x()),
+    "unit_scaling.gelu": row(tfmp.unit_scaling.gelu, COMPUTES, x=x()),
+    "unit_scaling.silu": row(tfmp.unit_scaling.silu, COMPUTES, x=x()),
+    "unit_scaling.scale_forward": row(
+        tfmp.unit_scaling.scale_forward, COMPUTES, x=x(), factor=2.0
+    ),
+    "unit_scaling.scale_backward": row(
+        tfmp.unit_scaling.scale_backward, COMPUTES, x=x(), factor=2.0
+    ),
+    **{
+        f"unit_scaling.{name}": made(
+            getattr(tfmp.unit_scaling, name),
+            dict,
+            COMPUTES,
+            stock=getattr(keras.losses, name),
+        )
+        for name in ("MeanSquaredError", "SparseCategoricalCrossentropy")
+    },
+    "unit_scaling.Adam": row(tfmp.unit_scaling.Adam),
+    "unit_scaling.AdamW": row(tfmp.unit_scaling.AdamW),
+    "unit_scaling.RateByLayer": row(
+        lambda depth=1: tfmp.unit_scaling.Adam(depth=depth)
+    ),
+    "unit_scaling.RateByLayer.build": made(
+        lambda variables: tfmp.unit_scaling.Adam().build(variables),
+        lambda: {"variables": [keras.Variable([1.0, 2.0])]},
+        TRACES,
+    ),
+}
 FITS = {
     "layers.Dense, in fit": Entry(
         functools.partial(fit, tfmp.layers.Dense),
@@ -613,5 +703,6 @@ TABLE = {
     **ANALYSES,
     **OPERATORS,
     **LAYERS,
+    **UNIT,
     **FITS,
 }

@@ -22,7 +22,7 @@ LEVELS = (
     ("_core", "policies"),
     ("ops",),
     ("layers",),
-    ("checkpoints", "optimizers"),
+    ("checkpoints", "optimizers", "unit_scaling"),
     ("conversion",),
     (
         "_configuration",
@@ -69,6 +69,7 @@ PUBLIC = (
     "optimizers",
     "recipes",
     "reporting",
+    "unit_scaling",
 )
 # Emptied once, never filled again.
 STATE = {"_keras/first_use.py": ["_waiting"]}

@@ -13,6 +13,7 @@ from tfmp import (
     optimizers,
     recipes,
     reporting,
+    unit_scaling,
 )
 from tfmp._comparing import ComparedModel, Comparison, compare
 from tfmp._configuration import (
@@ -65,6 +66,7 @@ __all__ = [
     "set_global_policy",
     "set_precision",
     "summary",
+    "unit_scaling",
 ]
 
 

@@ -45,3 +45,15 @@ def starts_accumulation(optimizer: keras.optimizers.Optimizer) -> Any:
         return True
     taken = tf.convert_to_tensor(optimizer._iterations)
     return tf.equal(taken % steps, 0)
+
+
+def of_optimizer(
+    optimizer: keras.optimizers.Optimizer, variable: Any
+) -> keras.Variable:
+    """Returns the Keras variable of what an update step is given.
+
+    That is one of TensorFlow where Keras' optimizer has a step of its own for
+    a strategy.
+    """
+    at = optimizer._get_variable_index(variable)
+    return optimizer._trainable_variables[at]

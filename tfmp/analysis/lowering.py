@@ -87,7 +87,7 @@ def call_lowered(
         mapping = [(subject.kernel, _straight_through(kernel, low))]
         with keras.StatelessScope(mapping):
             return layer(*args, **kwargs)
-    with _activation(layer, lambda x: _with_gradient(x, low)):
+    with before_activation(layer, lambda x: with_gradient(x, low)):
         return layer(*args, **kwargs)
 
 
@@ -100,7 +100,9 @@ def _straight_through(x: Any, low: Callable[[Any], Any]) -> tf.Tensor:
     return round_to(x)
 
 
-def _with_gradient(x: Any, low: Callable[[Any], Any]) -> tf.Tensor:
+def with_gradient(x: Any, low: Callable[[Any], Any]) -> tf.Tensor:
+    """Returns a tensor as it is, whose gradient goes through a function."""
+
     @custom_gradients.custom_gradient
     def keep(x: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
         return tf.identity(x), low
@@ -109,7 +111,7 @@ def _with_gradient(x: Any, low: Callable[[Any], Any]) -> tf.Tensor:
 
 
 @contextlib.contextmanager
-def _activation(
+def before_activation(
     layer: keras.Layer, before: Callable[[Any], Any]
 ) -> Iterator[None]:
     """Puts a function before a layer's activation."""

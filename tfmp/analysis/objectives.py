@@ -47,8 +47,16 @@ def read(model: keras.Model, loss: Any) -> Objective:
     """
     if loss is None:
         loss = _compiled_loss(model)
-    if loss is None:
-        return _whole(model)
+    return _whole(model) if loss is None else _each(callable_of(loss))
+
+
+def callable_of(loss: Any) -> Any:
+    """Returns the function, or the object, that a loss is called as.
+
+    Raises:
+        TypeError: if `loss` is no loss.
+        ValueError: if its name is unknown.
+    """
     try:
         found = keras.losses.get(loss)
     except (TypeError, ValueError) as error:
@@ -57,7 +65,7 @@ def read(model: keras.Model, loss: Any) -> Objective:
         ) from error
     if not callable(found):
         raise TypeError(f"`loss` must be {SAID}. Received: {loss!r}")
-    return _each(found)
+    return found
 
 
 def _compiled_loss(model: keras.Model) -> Any:

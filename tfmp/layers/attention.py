@@ -37,7 +37,12 @@ class Float8Attention(Policied, Measured, Base):
     recipe that says `attention=True`, the products between them run on FP8
     operands too; one with `high_precision_projections` keeps products of the
     projections out.  Without a recipe the layer is the Keras layer.
+
+    Attributes:
+        projection: the class that each projection becomes.
     """
+
+    projection: type[EinsumDense] = EinsumDense
 
     @property
     def recipe(self) -> recipes.Recipe | None:
@@ -82,7 +87,7 @@ class Float8Attention(Policied, Measured, Base):
                 # In a layer that was frozen before `build`, it is not yet.
                 child.trainable = child.trainable and self.trainable
                 policy = policies.in_projections(child.dtype_policy, child.path)
-                cls = class_and_policy.extended(child, EinsumDense)
+                cls = class_and_policy.extended(child, self.projection)
                 class_and_policy.become(child, policy, cls)
 
     def float8_operators(self) -> dict[str, recipes.Recipe]:
@@ -106,8 +111,7 @@ class Float8Attention(Policied, Measured, Base):
 
         As it is overridden, Keras hands the causal mask over as a mask.
         """
-        recipe = self.recipe
-        if recipe is None or self._flash_attention:
+        if self._attends_as_keras:
             found: tuple[Any, Any] = super()._compute_attention(
                 query, key, value, attention_mask, training, *args, **kwargs
             )
@@ -117,12 +121,30 @@ class Float8Attention(Policied, Measured, Base):
             attention_mask = _both_allow(attention_mask, causal)
         scores, values, axes = _equations(self._combine_equation)
         logits = self._product("scores", scores, query, key, training)
-        weights = softmax.attention_weights(
-            logits, query.shape[-1] ** -0.5, attention_mask, axes
-        )
+        scale, factor = self._attention_factors(logits, query.shape[-1], axes)
+        weights = softmax.attention_weights(logits, scale, attention_mask, axes)
         x = self._dropout_layer(weights, training=training)
+        if factor is not None:
+            x *= tf.cast(factor, x.dtype)
         x = self._product("values", values, x, value, training)
         return x, weights
+
+    @property
+    def _attends_as_keras(self) -> bool:
+        """Whether Keras computes the attention."""
+        return self.recipe is None or bool(self._flash_attention)
+
+    def _attention_factors(
+        self, logits: tf.Tensor, key_dim: int, axes: int
+    ) -> tuple[float, Any]:
+        """Returns the factor of logits, and that of weights if they have one.
+
+        Args:
+            logits: whose last axes are the keys.
+            key_dim: size of a head.
+            axes: how many axes the keys have.
+        """
+        return key_dim**-0.5, None
 
     def _compute_causal_mask(self, query: Any, value: Any = None) -> tf.Tensor:
         """Keras' mask, from two ranges in place of two cumulated sums."""
