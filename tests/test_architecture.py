@@ -47,6 +47,7 @@ CORE_LEVELS = (
         "observations",
         "op_names",
         "scaling",
+        "stablehlo_writer",
     ),
     ("convolutions", "cpu_stablehlo", "quantization"),
     ("emulation", "statistics", "stablehlo"),
