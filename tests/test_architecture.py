@@ -27,6 +27,7 @@ LEVELS = (
     (
         "_configuration",
         "_exporting",
+        "_freezing",
         "_inspection",
         "_monitoring",
         "_switching",
@@ -54,6 +55,7 @@ CORE_LEVELS = (
     ("probes", "product_scales", "unscaling"),
     ("emulated_passes", "float8_passes"),
     ("contractions",),
+    ("frozen_passes",),
     ("lengths",),
     ("__init__",),
 )
