@@ -203,13 +203,13 @@ def test_thawed_it_trains_on():
 def test_training_raises():
     model, x = dense(), data()
     tfmp.freeze(model)
-    with pytest.raises(RuntimeError, match="tfmp.thaw"):
+    with pytest.raises(RuntimeError, match=r"tfmp\.thaw"):
         model.fit(x, x, verbose=0)
-    with pytest.raises(RuntimeError, match="tfmp.thaw"):
+    with pytest.raises(RuntimeError, match=r"tfmp\.thaw"):
         model(x, training=True)
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(model(x))
-    with pytest.raises(LookupError, match="tfmp.thaw"):
+    with pytest.raises(LookupError, match=r"tfmp\.thaw"):
         tape.gradient(loss, [v.value for v in model.trainable_variables])
     assert np.isfinite(model.evaluate(x, x, verbose=0))
 
@@ -225,9 +225,9 @@ def test_the_bias_alone_raises_too(rank):
     tfmp.freeze(layer)
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(layer(x))
-    with pytest.raises(LookupError, match="tfmp.thaw"):
+    with pytest.raises(LookupError, match=r"tfmp\.thaw"):
         tape.gradient(loss, [layer.bias.value])
-    with pytest.raises(RuntimeError, match="tfmp.thaw"):
+    with pytest.raises(RuntimeError, match=r"tfmp\.thaw"):
         keras.Sequential([layer])(x, training=True)
 
 
@@ -372,6 +372,19 @@ def test_the_policy_round_trips():
     assert policy.thawed == tfmp.Policy(FP8, recipe)
 
 
+def size_of(folder):
+    """Returns the bytes of all files in a folder."""
+    return sum(
+        os.path.getsize(os.path.join(path, file))
+        for path, _, files in os.walk(folder)
+        for file in files
+    )
+
+
+def variables_in(folder):
+    return size_of(os.path.join(folder, "variables"))
+
+
 SERVE = """
 import sys
 import numpy as np, tensorflow as tf
@@ -388,23 +401,33 @@ for rows in (1, 3, 8):
 def test_a_saved_model_is_small_and_needs_no_tfmp(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model, x = dense(width=256, compiled=False), data(256)
-    wide = sum(4 * int(np.prod(v.shape)) for v in model.weights)
+    tfmp.export(model, "wide")
     tfmp.freeze(model)
     expected = {n: model.predict(x[:n], verbose=0) for n in (1, 3, 8)}
     report = tfmp.export(model, "served")
     assert "8 bits" in report.layers[0].exported
-    size = sum(
-        os.path.getsize(os.path.join(folder, file))
-        for folder, _, files in os.walk("served")
-        for file in files
-    )
-    assert size < 0.3 * wide + 60_000  # of a graph
+    assert variables_in("served") < 0.27 * variables_in("wide")
+    assert size_of("served") - variables_in("served") < 100_000  # a graph
     np.save("x.npy", x)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     script = textwrap.dedent(SERVE)
     subprocess.run([sys.executable, "-c", script], check=True, env=environment)
     for rows, each in expected.items():
         assert same(np.load(f"y{rows}.npy"), each)
+
+
+def test_the_outputs_of_a_saved_model_have_the_dtype_asked_for(tmp_path):
+    model, x = dense(compiled=False), data()
+    for name, dtype in (
+        ("saved_model", "float32"),
+        ("saved_model:bfloat16", "bfloat16"),
+        ("saved_model:float16", "float16"),
+    ):
+        path = str(tmp_path / dtype)
+        tfmp.export(model, path, name)
+        served = tf.saved_model.load(path).serve(x)
+        assert served.dtype == dtype
+        assert np.allclose(served, model(x), rtol=1e-2, atol=1e-3)
 
 
 def test_other_runtimes_get_the_values_of_the_bytes():

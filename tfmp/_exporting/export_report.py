@@ -38,7 +38,7 @@ class ExportReport:
 
     Attributes:
         path: of the file, or folder.
-        format: `"saved_model"`, `"litert"` or `"onnx"`.
+        format: `"saved_model"`, `"litert"`, `"onnx"`, as it was asked for.
         kernels: `"float8"`, `"quantized"` or `"float"`.
         layers: one row each.
         runtime: that the file was run in; None if it was not.
