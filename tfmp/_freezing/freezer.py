@@ -236,7 +236,7 @@ def _row(
 ) -> FrozenRow:
     kind = stock_class(layer).__name__
     if not getattr(layer, "holds_bytes", False):
-        why = why_wide(layer) or f"stays in {layer.dtype_policy.name}"
+        why = f"stays: {why_wide(layer) or 'no product in FP8'}"
         if getattr(layer, "lora_enabled", False):
             why = "stays: with LoRA"
         return FrozenRow(path, kind, before, _bytes(layer), why)
