@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -85,7 +86,6 @@ MODELS = {
     "MultiHeadAttention": of_attention,
     "Conv2D": of_convolution,
 }
-each_model = pytest.mark.parametrize("kind", MODELS)
 
 
 def same(x, y):
@@ -94,7 +94,8 @@ def same(x, y):
     return x.dtype == y.dtype and np.array_equal(x, y)
 
 
-@each_model
+@pytest.mark.slow_but("[Dense]")
+@pytest.mark.parametrize("kind", MODELS)
 def test_predictions_are_those_of_before(kind, tmp_path):
     model, x = MODELS[kind]()
     before = model.predict(x, verbose=0), model.predict(x[:1], verbose=0)
@@ -352,6 +353,31 @@ def test_what_a_frozen_model_refuses():
     assert model.layers[0].holds_bytes
 
 
+def test_a_gpu_is_given_bytes_and_no_wide_kernel():
+    model, x = dense(width=48, compiled=False), data(48)
+    kernel = re.compile(r"(f32|bf16)\[48,48\]")
+    assert kernel.search(gpu_program(model, x))
+    tfmp.freeze(model, x)
+    found = gpu_program(model, x)
+    assert "u8[48,48]" in found and "f8e4m3fn[48,48]" in found
+    assert not kernel.search(found)
+
+
+def gpu_program(model, x):
+    """Returns what XLA is given for a GPU, of inference."""
+    variables = model.variables
+
+    @tf.function(jit_compile=True, autograph=False)
+    def run(x, *values):
+        mapping = list(zip(variables, values, strict=True))
+        with keras.StatelessScope(mapping):
+            return model(x, training=False)
+
+    values = [tf.constant(v.numpy()) for v in variables]
+    ir = run.experimental_get_compiler_ir(tf.constant(x), *values)
+    return ir(stage="hlo", platform_name="GPU")
+
+
 def test_static_scales_are_kept():
     policy = tfmp.Policy(FP8, tfmp.recipes.StaticScaling(scale=(4, 16, 1)))
     layer, x = tfmp.layers.Dense(16, dtype=policy), tf.ones([2, 16])
@@ -416,6 +442,7 @@ def test_a_saved_model_is_small_and_needs_no_tfmp(tmp_path, monkeypatch):
         assert same(np.load(f"y{rows}.npy"), each)
 
 
+@pytest.mark.slow
 def test_the_outputs_of_a_saved_model_have_the_dtype_asked_for(tmp_path):
     model, x = dense(compiled=False), data()
     for name, dtype in (
