@@ -4,22 +4,22 @@
 
 trains a model of dense layers in float32 and in FP8 for two steps, freezes a
 copy of the second, and writes each as a SavedModel, a `.keras` file and a
-weights file.  A latency is the median of the rounds, beside the median share of
-float32's in the same round: machines differ, and so do neighbours.
+weights file.  A latency is the median of the rounds.  In brackets are the
+median shares of float32's in the same round, on the clock and of all CPUs:
+machines differ, and so do neighbours.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import pathlib
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 
 import keras
-import measuring
 import numpy as np
 import tensorflow as tf
 
@@ -27,6 +27,7 @@ import tfmp
 from tfmp._support import tables
 
 BATCHES = (1, 128)
+SECONDS = 0.2
 Call = Callable[[np.ndarray], object]
 
 
@@ -72,6 +73,15 @@ def ways(model: keras.Model, folder: pathlib.Path) -> dict[str, Call]:
     }
 
 
+def milliseconds(call: Call, x: np.ndarray) -> tuple[float, float]:
+    """Returns the mean of calls for a while: on the clock, of all CPUs."""
+    count, start, used = 0, time.perf_counter(), time.process_time()
+    while (passed := time.perf_counter() - start) < SECONDS:
+        call(x)
+        count += 1
+    return passed / count * 1e3, (time.process_time() - used) / count * 1e3
+
+
 def latencies(
     kinds: dict[str, dict[str, Call]], x: np.ndarray, rounds: int
 ) -> list[tuple[str, ...]]:
@@ -79,13 +89,17 @@ def latencies(
     ways = list(next(iter(kinds.values())))
     rows = {kind: [kind] for kind in kinds}
     for way in ways:
-        calls = {
-            k: functools.partial(each[way], x) for k, each in kinds.items()
-        }
-        times = measuring.interleaved(calls, rounds, block_seconds=0.2)
+        times: dict[str, list[tuple[float, float]]] = {k: [] for k in kinds}
+        for number in range(rounds + 1):
+            for kind, each in kinds.items():
+                found = milliseconds(each[way], x)
+                if number:  # the first compiles
+                    times[kind].append(found)
         for kind, own in times.items():
-            share = np.median(own / times["float32"])
-            rows[kind].append(f"{np.median(own):.2f} ms ({share:.2f})")
+            median = np.median(own, axis=0)
+            shares = np.array(own) / np.array(times["float32"])
+            clock, used = np.median(shares, axis=0)
+            rows[kind].append(f"{median[0]:.2f} ms ({clock:.2f}, {used:.2f})")
     return [(f"batch {len(x)}", *ways), *map(tuple, rows.values())]
 
 
