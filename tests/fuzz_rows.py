@@ -83,6 +83,20 @@ def trained() -> dict[str, Any]:
     return {"model": both, "gradients": gradients, "variables": variables}
 
 
+def trained_alone() -> keras.Model:
+    """Returns a model in FP8 that no other call has."""
+    both = model(tfmp.layers.Dense(4, dtype="mixed_float8"))
+    both.compile("sgd", "mse")
+    return both
+
+
+def frozen() -> keras.Model:
+    """Returns a model that is frozen."""
+    found = trained_alone()
+    tfmp.freeze(found)
+    return found
+
+
 def scope(policy: Any, convert: Any = False) -> None:
     """Enters a scope and leaves it."""
     with tfmp.policy_scope(policy, convert):

@@ -27,6 +27,7 @@ from fuzz_rows import (
     defaults,
     files,
     fit,
+    frozen,
     inspected,
     inspection,
     logged,
@@ -40,6 +41,7 @@ from fuzz_rows import (
     shown,
     traced,
     trained,
+    trained_alone,
     written,
     x,
 )
@@ -244,6 +246,17 @@ MODELS = {
     ),
     "convert": made(tfmp.convert, lambda: {"model": model()}, TRACES),
     "revert": made(tfmp.revert, lambda: {"model": model()}, TRACES),
+    "freeze": made(tfmp.freeze, lambda: {"model": trained_alone()}, COMPILES),
+    "thaw": made(tfmp.thaw, lambda: {"model": frozen()}, COMPILES),
+    "FrozenRow": row(
+        shown(tfmp.FrozenRow),
+        **{"path": "a", "type": "Dense", "before": 64, "after": 24},
+        kernel="E4M3",
+    ),
+    "FreezeReport": row(
+        shown(tfmp.FreezeReport),
+        rows=(tfmp.FrozenRow("a", "Dense", 64, 24, "E4M3"),),
+    ),
     "set_precision": made(
         tfmp.set_precision,
         lambda: {"model": model(), "precision": {"head": "float32"}},

@@ -27,6 +27,7 @@ LEVELS = (
     (
         "_configuration",
         "_exporting",
+        "_freezing",
         "_inspection",
         "_monitoring",
         "_switching",
@@ -47,12 +48,14 @@ CORE_LEVELS = (
         "observations",
         "op_names",
         "scaling",
+        "stablehlo_writer",
     ),
     ("convolutions", "cpu_stablehlo", "quantization"),
     ("emulation", "statistics", "stablehlo"),
     ("probes", "product_scales", "unscaling"),
     ("emulated_passes", "float8_passes"),
     ("contractions",),
+    ("frozen_passes",),
     ("lengths",),
     ("__init__",),
 )

@@ -126,3 +126,31 @@ def test_every_platform_is_named():
     (module,) = [node for node in nodes if node.op == "XlaCallModule"]
     names = list(module.attr["platforms"].list.s)
     assert names == [b"CPU", b"CUDA", b"ROCM", b"TPU"]
+
+
+@pytest.mark.parametrize("rows", [None, 1])
+@pytest.mark.parametrize("dtype", [E4M3, E5M2])
+def test_every_fp8_value_in_a_product_of_one_row(dtype, rows):
+    """By the sum of one row, and by the product of several."""
+    codes = tf.reshape(tf.range(256), [16, 16])
+    codes = tf.cast(codes, tf.uint8)
+    contraction = equations.Contraction("ab", "bc", "ac")
+
+    @tf.function(
+        jit_compile=True,
+        input_signature=[tf.TensorSpec([rows, 16], tf.bfloat16)],
+    )
+    def product(x):
+        kernel = stablehlo.bitcast(codes, dtype)
+        return stablehlo.dot_general(x, kernel, contraction, tf.float32, True)
+
+    values = tf.cast(stablehlo.bitcast(codes, dtype), tf.float32)
+    finite = np.isfinite(values).all(axis=0)
+    for row in range(16):
+        x = tf.one_hot([row] * 3, 16, dtype=tf.bfloat16)
+        for count in (1,) if rows else (0, 1, 3):
+            found = product(x[:count]).numpy()
+            assert found.shape == (count, 16)
+            expected = np.broadcast_to(values[row], found.shape)
+            assert np.array_equal(found[:, finite], expected[:, finite])
+            assert not np.isfinite(found[:, ~finite]).any()

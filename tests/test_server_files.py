@@ -260,3 +260,19 @@ def test_a_model_without_dense_layers_is_refused(tmp_path):
         tfmp.export(model, tmp_path / "a", "safetensors")
     with pytest.raises(ValueError, match="`kernels`"):
         tfmp.export(net(), tmp_path / "a", "safetensors", kernels="float")
+
+
+def test_a_frozen_model_is_refused_and_a_thawed_one_has_its_bytes(
+    written, tmp_path
+):
+    model = in_float8()
+    tfmp.freeze(model)
+    with pytest.raises(ValueError, match=r"tfmp\.thaw"):
+        tfmp.export(model, tmp_path / "a", "safetensors")
+    with pytest.raises(ValueError, match="frozen"):
+        tfmp.checkpoints.load_safetensors(model, written[1])
+    tfmp.thaw(model)
+    tfmp.export(model, tmp_path / "a", "safetensors")
+    before, after = header(written[1]), header(tmp_path / "a")
+    for name in ("up.weight", "up.weight_scale", "attention.key.weight"):
+        assert bytes(before[name]["data"]) == bytes(after[name]["data"])

@@ -23,6 +23,7 @@ from tfmp._configuration import (
     set_global_policy,
 )
 from tfmp._exporting import ExportedLayer, ExportReport, export
+from tfmp._freezing import FreezeReport, FrozenRow, freeze, thaw
 from tfmp._inspection import InspectedProduct, Inspection, assert_fp8, inspect
 from tfmp._inspection.summaries import summary
 from tfmp.conversion import ConversionReport, convert, revert, set_precision
@@ -38,6 +39,8 @@ __all__ = [
     "ConversionReport",
     "ExportReport",
     "ExportedLayer",
+    "FreezeReport",
+    "FrozenRow",
     "InspectedProduct",
     "Inspection",
     "Policy",
@@ -54,6 +57,7 @@ __all__ = [
     "debug",
     "export",
     "formats",
+    "freeze",
     "global_policy",
     "inspect",
     "layers",
@@ -66,6 +70,7 @@ __all__ = [
     "set_global_policy",
     "set_precision",
     "summary",
+    "thaw",
     "unit_scaling",
 ]
 

@@ -166,10 +166,11 @@ def _compiled(
             measured=measured,
             elements=elements,
         )
-    return _on_xla(program.forward), _on_xla(program.backward)
+    return on_xla(program.forward), on_xla(program.backward)
 
 
-def _on_xla(method: Callable[..., Any]) -> Callable[..., Any]:
+def on_xla(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a method as a function that XLA compiles."""
     # TensorFlow counts the traces of a method over all its objects, and would
     # warn of a function that is traced too often; those of a partial alone.
     own = functools.partial(method)

@@ -7,135 +7,30 @@ float32.  XNNPACK wants `[batch, m, k] x [batch, k, n]`, or `[batch, n, k]`, in
 the order of memory: an operand in another order is transposed, behind a
 barrier, for XLA would put the transposition into the product again.
 
+One row, a batch of one sample, is a sum over the rows of the other operand:
+what is read is FP8, and no wide copy of it is written.  XLA has no library for
+a product of bfloat16 with one row, and a loop of its own takes ten times as
+long.
+
 This module writes text, and knows nothing of TensorFlow.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from tfmp._core import equations
+from tfmp._core.stablehlo_writer import (
+    Lengths,
+    Operand,
+    Value,
+    Writer,
+    tensor_type,
+)
 
 WIDE, SUM = "bf16", "f32"
-Lengths = Sequence["int | None"]
-
-
-class Value(NamedTuple):
-    """A named tensor: one label an axis, and the element type."""
-
-    name: str
-    labels: str
-    element: str
-
-
-class Operand(NamedTuple):
-    """A tensor that is given: one label an axis, and its type."""
-
-    name: str
-    labels: str
-    kind: str
-
-
-class Writer:
-    """Writes lines of StableHLO for labelled axes.
-
-    Args:
-        lengths: of each label's axis, None for one that is not known.
-        operands: the tensors to look up unknown lengths in.
-    """
-
-    def __init__(
-        self, lengths: dict[str, int | None], operands: Sequence[Operand]
-    ) -> None:
-        self.lines: list[str] = []
-        self._lengths = lengths
-        self._operands = operands
-        self._numbers = itertools.count()
-
-    def add(self, text: str) -> str:
-        """Adds a line and returns the name of its result."""
-        name = f"%v{next(self._numbers)}"
-        self.lines.append(f"{name} = stablehlo.{text}")
-        return name
-
-    def kind(self, groups: Sequence[str], element: str) -> str:
-        """Returns the type of a tensor with one axis a group of labels."""
-        axes = [self._length(group) for group in groups]
-        return tensor_type(axes, element)
-
-    def widen(self, operand: Operand) -> Value:
-        """Converts an operand; lengths that the other has become known."""
-        wide = self.kind(operand.labels, WIDE)
-        name = self.add(f"convert {operand.name} : ({operand.kind}) -> {wide}")
-        return Value(name, operand.labels, WIDE)
-
-    def convert(self, value: Value, element: str) -> Value:
-        """Converts to another element type."""
-        if value.element == element:
-            return value
-        types = [self.kind(value.labels, e) for e in (value.element, element)]
-        name = self.add(f"convert {value.name} : ({types[0]}) -> {types[1]}")
-        return Value(name, value.labels, element)
-
-    def transpose(self, value: Value, labels: str) -> Value:
-        """Orders the axes by `labels`, in memory too."""
-        name, given, element = value
-        order = [given.index(label) for label in labels]
-        types = self.kind(given, element), self.kind(labels, element)
-        name = self.add(
-            f"transpose {name}, dims = {order} : ({types[0]}) -> {types[1]}"
-        )
-        # Flat, its order in memory is part of what it is.
-        name = self.reshape(name, labels, [labels], element)
-        flat = self.kind([labels], element)
-        name = self.add(f"optimization_barrier {name} : {flat}")
-        name = self.reshape(name, [labels], labels, element)
-        return Value(name, labels, element)
-
-    def reshape(
-        self, name: str, given: Sequence[str], groups: Sequence[str], of: str
-    ) -> str:
-        """Joins or splits axes; a group of labels is one axis."""
-        if list(given) == list(groups):
-            return name
-        types = f"({self.kind(given, of)}) -> {self.kind(groups, of)}"
-        if all(self._length(group) is not None for group in groups):
-            return self.add(f"reshape {name} : {types}")
-        sizes = [self._size(group) for group in groups]
-        one, all_ = "tensor<1xi32>", f"tensor<{len(groups)}xi32>"
-        shape = self.add(
-            f"concatenate {', '.join(sizes)}, dim = 0"
-            f" : ({', '.join([one] * len(groups))}) -> {all_}"
-        )
-        types = types.replace(") ->", f", {all_}) ->")
-        return self.add(f"dynamic_reshape {name}, {shape} : {types}")
-
-    def _length(self, labels: str) -> int | None:
-        product = 1
-        for label in labels:
-            length = self._lengths[label]
-            if length is None:
-                return None
-            product *= length
-        return product
-
-    def _size(self, labels: str) -> str:
-        """Returns the length of a joined axis, as a `tensor<1xi32>`."""
-        one = "tensor<1xi32>"
-        known = self._length("".join(x for x in labels if self._lengths[x]))
-        total = self.add(f"constant dense<{known}> : {one}")
-        for label in (x for x in labels if self._lengths[x] is None):
-            owner = next(v for v in self._operands if label in v.labels)
-            axis = owner.labels.index(label)
-            size = self.add(
-                f"get_dimension_size {owner.name}, dim = {axis}"
-                f" : ({owner.kind}) -> tensor<i32>"
-            )
-            size = self.add(f"reshape {size} : (tensor<i32>) -> {one}")
-            total = self.add(f"multiply {total}, {size} : {one}")
-        return total
+FLOAT8 = ("f8E4M3FN", "f8E5M2")
+CHUNKS = (8, 4, 2, 1)  # elements of a column that are added at once
 
 
 def lines(
@@ -163,14 +58,35 @@ def lines(
     writer = Writer(lengths(contraction, lhs, rhs), operands)
     batch, summed = contraction.batch, contraction.contracting
     m, n = (_free(value.labels, batch + summed) for value in operands)
-    wide = [writer.widen(operand) for operand in operands]
-    left, axes = _ordered(writer, wide[0], [batch, m, summed])
-    right, other = _ordered(
-        writer, wide[1], [batch, summed, n], [batch, n, summed]
+    left, axes = _ordered(
+        writer, _widen(writer, operands[0], WIDE), [batch, m, summed]
     )
     natural = contraction.natural
     joined = [*axes[:-2], m, n]
-    result = _dot(writer, (left, axes), (right, other), joined, summed)
+
+    def matrices() -> str:
+        """Multiplies matrices, in batches or not."""
+        right, other = _ordered(
+            writer,
+            _widen(writer, operands[1], WIDE),
+            [batch, summed, n],
+            [batch, n, summed],
+        )
+        return _dot(writer, (left, axes), (right, other), joined, summed)
+
+    def row() -> str:
+        """Multiplies the first row, which is the only one."""
+        return _row(writer, (left, axes), operands[1], joined, summed)
+
+    could = contraction.rhs == summed + n and not batch
+    rows = writer.length(m)
+    if not could or None in (writer.length(summed), writer.length(n)):
+        result = matrices()
+    elif rows is not None:
+        result = row() if rows == 1 else matrices()
+    else:
+        index = _less_one(writer, m)
+        result = writer.branches(index, writer.kind(joined, SUM), row, matrices)
     name = writer.reshape(result, joined, natural, SUM)
     last = writer.convert(Value(name, natural, SUM), elements[2])
     return writer.lines, last.name
@@ -223,11 +139,145 @@ def _dot(
     )
 
 
-def tensor_type(lengths: Lengths, element: str) -> str:
-    """Writes a tensor's type.
+def _less_one(writer: Writer, labels: str) -> str:
+    """Returns the length of a joined axis less one, as a `tensor<i32>`."""
+    size = writer.size(labels)
+    size = writer.add(f"reshape {size} : (tensor<1xi32>) -> tensor<i32>")
+    one = writer.add("constant dense<1> : tensor<i32>")
+    return writer.add(f"subtract {size}, {one} : tensor<i32>")
 
-    >>> tensor_type([None, 8], "bf16")
-    'tensor<?x8xbf16>'
+
+def _row(
+    writer: Writer,
+    left: tuple[str, list[str]],
+    right: Operand,
+    out: list[str],
+    summed: str,
+) -> str:
+    """Multiplies the first row of a matrix: name and axes.
+
+    Several products are added before they are added to the sum, which is then
+    loaded and stored less often.
     """
-    axes = "".join(f"{'?' if n is None else n}x" for n in lengths)
-    return f"tensor<{axes}{element}>"
+    k, n = writer.length(summed) or 0, writer.length(out[1]) or 0
+    each = next(chunk for chunk in CHUNKS if k % chunk == 0)
+    count = k // each
+    x, kernel = _first(writer, left, k), _widen(writer, right, SUM)
+    apart = writer.cast("reshape", x, (1, k), (count, each), SUM)
+    shape = tensor_type((count, each, n), SUM)
+    parts = writer.add(
+        f"reshape {kernel.name} : ({writer.kind(right.labels, SUM)}) -> {shape}"
+    )
+    rows, total = tensor_type((count, n), SUM), ""
+    for at in range(each):
+        cut = f"[0:{count}, {at}:{at + 1}"
+        column = writer.cast(
+            "slice", apart, (count, each), (count, 1), SUM, f" {cut}]"
+        )
+        column = writer.cast(
+            *("broadcast_in_dim", column, (count, 1), (count, n), SUM),
+            ", dims = [0, 1]",
+        )
+        some = writer.cast(
+            *("slice", parts, (count, each, n), (count, 1, n), SUM),
+            f" {cut}, 0:{n}]",
+        )
+        some = writer.cast("reshape", some, (count, 1, n), (count, n), SUM)
+        some = writer.add(f"multiply {column}, {some} : {rows}")
+        total = writer.add(f"add {total}, {some} : {rows}") if at else some
+    zero = writer.add(f"constant dense<0.0> : tensor<{SUM}>")
+    total = writer.add(
+        f"reduce({total} init: {zero}) applies stablehlo.add across "
+        f"dimensions = [0] : ({rows}, tensor<{SUM}>) -> "
+        f"{tensor_type((n,), SUM)}"
+    )
+    return _as_rows(writer, total, out)
+
+
+def _first(writer: Writer, matrix: tuple[str, list[str]], k: int) -> str:
+    """Returns the first row, one of zeros if there is none."""
+    name, axes = matrix
+    given, rows = writer.kind(axes, WIDE), writer.length(axes[0])
+    if rows != 1:
+        zero = writer.add(f"constant dense<0.0> : tensor<{WIDE}>")
+        more = tensor_type((None, k), WIDE)
+        name = writer.add(
+            f"pad {name}, {zero}, low = [0, 0], high = [1, 0], interior = "
+            f"[0, 0] : ({given}, tensor<{WIDE}>) -> {more}"
+        )
+        name = writer.cast(
+            "slice", name, (None, k), (1, k), WIDE, f" [0:1, 0:{k}]"
+        )
+    kinds = (tensor_type((1, k), element) for element in (WIDE, SUM))
+    return writer.add(f"convert {name} : ({next(kinds)}) -> {next(kinds)}")
+
+
+def _as_rows(writer: Writer, row: str, out: list[str]) -> str:
+    """Returns a vector as a matrix of such rows."""
+    rows, n = (writer.length(labels) for labels in out)
+    given = tensor_type((n,), SUM)
+    if rows == 1:
+        return writer.cast("reshape", row, (n,), (1, n), SUM)
+    sizes = [writer.size(labels) for labels in out]
+    shape = writer.add(
+        f"concatenate {sizes[0]}, {sizes[1]}, dim = 0 : "
+        "(tensor<1xi32>, tensor<1xi32>) -> tensor<2xi32>"
+    )
+    return writer.add(
+        f"dynamic_broadcast_in_dim {row}, {shape}, dims = [1] : "
+        f"({given}, tensor<2xi32>) -> {writer.kind(out, SUM)}"
+    )
+
+
+def _widen(writer: Writer, operand: Operand, element: str) -> Value:
+    """Converts an operand; lengths that the other has become known.
+
+    FP8 of known lengths by its bits, as float16 that is a power of two
+    smaller: XLA's own conversion takes a CPU twice as long.
+    """
+    labels = operand.labels
+    wide = writer.kind(labels, element)
+    held = operand.kind.rpartition("x")[2].rstrip(">")
+    if "?" in operand.kind or held not in FLOAT8:
+        name = writer.add(
+            f"convert {operand.name} : ({operand.kind}) -> {wide}"
+        )
+        return Value(name, labels, element)
+    half = _as_half(writer, operand, e4m3=held == FLOAT8[0])
+    name = writer.add(
+        f"convert {half} : ({writer.kind(labels, 'f16')}) -> {wide}"
+    )
+    if held == FLOAT8[0]:
+        power = writer.add(f"constant dense<256.0> : {wide}")
+        name = writer.add(f"multiply {name}, {power} : {wide}")
+    return Value(name, labels, element)
+
+
+def _as_half(writer: Writer, operand: Operand, e4m3: bool) -> str:
+    """Returns an FP8 operand's values as float16, those of E4M3 / 256.
+
+    E4M3  seeeemmm  ->  s0eeeemmm0000000     NaN: s1111111...
+    E5M2  seeeeemm  ->  seeeeemm00000000
+    """
+    i8, i16, f16 = (
+        writer.kind(operand.labels, kind) for kind in ("i8", "i16", "f16")
+    )
+
+    def number(value: int) -> str:
+        return writer.add(f"constant dense<{value}> : {i16}")
+
+    def op(name: str, x: str, value: int) -> str:
+        return writer.add(f"{name} {x}, {number(value)} : {i16}")
+
+    bits = writer.add(
+        f"bitcast_convert {operand.name} : ({operand.kind}) -> {i8}"
+    )
+    bits = writer.add(f"convert {bits} : ({i8}) -> {i16}")
+    if e4m3:
+        nan = op("add", op("and", bits, 0x7F), 1)
+        nan = op("shift_left", op("and", nan, 0x80), 7)
+        bits = op("and", op("shift_left", bits, 7), ~0x407F)
+        bits = writer.add(f"or {bits}, {nan} : {i16}")
+    else:
+        bits = op("shift_left", bits, 8)
+    return writer.add(f"bitcast_convert {bits} : ({i16}) -> {f16}")

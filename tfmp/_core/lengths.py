@@ -28,7 +28,13 @@ import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 from tfmp import recipes
-from tfmp._core import contractions, equations, float8_passes, probes
+from tfmp._core import (
+    contractions,
+    equations,
+    float8_passes,
+    frozen_passes,
+    probes,
+)
 
 STEPS = 8  # to a doubling
 LEAST = 16  # rows of a step, the multiple that FP8 kernels of GPUs want
@@ -50,23 +56,63 @@ def contract(
 
     Outside of XLA programs are shared by many lengths.
     """
-    flat = None
-    if probe is None and not recipe.emulates and not is_compiled():
-        flat = flattened(contraction)
+
+    def run(what: float8_passes.Bilinear, inputs: tf.Tensor) -> tf.Tensor:
+        return contractions.contract(
+            what, inputs, kernel, recipe, amax, training, probe, take_in
+        )
+
+    if probe is not None or recipe.emulates:
+        return run(contraction, inputs)
+    return in_steps(run, contraction, inputs, kernel.shape)
+
+
+def contract_frozen(
+    contraction: float8_passes.Bilinear,
+    inputs: tf.Tensor,
+    kernel: tf.Tensor,
+    recipe: recipes.Float8Recipe,
+    kernel_scale: tf.Tensor,
+    inputs_scale: tf.Tensor | None,
+) -> tf.Tensor:
+    """Contracts as `frozen_passes.contract` does, with the same arguments.
+
+    Outside of XLA programs are shared by many lengths.
+    """
+
+    def run(what: float8_passes.Bilinear, inputs: tf.Tensor) -> tf.Tensor:
+        return frozen_passes.contract(
+            what, inputs, kernel, recipe, kernel_scale, inputs_scale
+        )
+
+    return in_steps(run, contraction, inputs, kernel.shape)
+
+
+def in_steps(
+    run: Callable[[float8_passes.Bilinear, tf.Tensor], tf.Tensor],
+    contraction: float8_passes.Bilinear,
+    inputs: tf.Tensor,
+    kernel: tf.TensorShape,
+) -> tf.Tensor:
+    """Runs a contraction, outside of XLA on rows of one of a few numbers.
+
+    Args:
+        run: contracts inputs.
+        contraction: what multiplies them and a kernel.
+        inputs: as they are.
+        kernel: its shape.
+    """
+    flat = None if is_compiled() else flattened(contraction)
     if flat is not None:
         leading = len(contraction.lhs) - len(flat.lhs) + 1  # type: ignore[attr-defined]
         if not _has_lengths(inputs.shape[:leading]):
             flat = None
-    if flat is None or not kernel.shape.is_fully_defined():
-        return contractions.contract(
-            contraction, inputs, kernel, recipe, amax, training, probe, take_in
-        )
+    if flat is None or not kernel.is_fully_defined():
+        return run(contraction, inputs)
     rest = tf.shape(inputs)[leading:]
     rows = tf.reshape(inputs, tf.concat([[-1], rest], 0))
-    more, padded = _padded(rows, at_least(math.prod(kernel.shape)))
-    result = contractions.contract(
-        flat, padded, kernel, recipe, amax, training, None, take_in
-    )
+    more, padded = _padded(rows, at_least(math.prod(kernel)))
+    result = run(flat, padded)
     if more is not None:
         # Not a slice: the gradient of a split is copied whole, and is faster.
         result, _ = tf.split(result, [tf.shape(rows)[0], more])

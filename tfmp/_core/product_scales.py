@@ -117,6 +117,17 @@ def backward(
     return found
 
 
+def of_powers(scales: Mapping[str, tf.Tensor], dtype: tf.DType) -> Scales:
+    """Returns known scales, powers of two, with the factors of products.
+
+    Args:
+        scales: of some roles.
+        dtype: of the factors.
+    """
+    powers = {role: Power(scale, 1 / scale) for role, scale in scales.items()}
+    return _beside(Scales({}, {}), powers, dtype)
+
+
 def _static(recipe: recipes.Float8Recipe, dtype: tf.DType) -> Scales:
     """Returns all scales and factors, of a recipe that has them."""
     scales = {role: recipe.static_scale(role) for role in recipes.ROLES}

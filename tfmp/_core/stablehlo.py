@@ -13,7 +13,7 @@ from __future__ import annotations
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 
-from tfmp._core import cpu_stablehlo, equations, windows
+from tfmp._core import cpu_stablehlo, equations, stablehlo_writer, windows
 
 ELEMENT_TYPES = {
     "float8_e4m3fn": "f8E4M3FN",
@@ -217,7 +217,7 @@ def _branch(lines: list[str], name: str, out: str) -> str:
 
 def _tensor_type(shape: object, dtype: tf.DType) -> str:
     lengths = tf.TensorShape(shape).as_list()
-    return cpu_stablehlo.tensor_type(lengths, ELEMENT_TYPES[dtype.name])
+    return stablehlo_writer.tensor_type(lengths, ELEMENT_TYPES[dtype.name])
 
 
 def _dimensions(contraction: equations.Contraction) -> str:

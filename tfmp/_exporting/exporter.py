@@ -42,7 +42,8 @@ def export(
     | `safetensors` | servers, as vLLM       | `float8`, `float8_dynamic`     |
 
     - `"float8"`: the model as it is, with its FP8 products, which need
-      TensorFlow and not tfmp.
+      TensorFlow and not tfmp.  A kernel is one byte a weight if the model is
+      frozen: `tfmp.freeze`.
     - `"quantized"`: Keras' layers in float32, with each kernel of an FP8
       product rounded to FP8 and back, by the scale that the layer has in
       inference.  What is missing is the rounding of the activations.
@@ -60,7 +61,9 @@ def export(
         model: a built Keras model.
         path: of the file, or of the SavedModel's folder; an older one there
             is replaced.  A LiteRT file ends in `.tflite`.
-        format: one of the table's.
+        format: one of the table's.  The outputs of a SavedModel are float32;
+            those of `"saved_model:bfloat16"` and `"saved_model:float16"` are
+            of that dtype.
         input_signature: a list of specs (`keras.InputSpec`, `tf.TensorSpec`),
             one an argument, or one spec for all; by default the model's own
             inputs with an open batch, in float32 instead of 16 bits.

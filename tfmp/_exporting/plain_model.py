@@ -16,13 +16,12 @@ import keras
 import tensorflow as tf
 
 from tfmp import formats, policies, recipes
-from tfmp._core import quantization, scaling
+from tfmp._core import quantization
 from tfmp._exporting.export_report import ExportedLayer
 from tfmp._keras import class_and_policy, graph_nodes, layer_parts
 from tfmp.conversion.records import flatten, stock_class
 from tfmp.layers.attention import Float8Attention
-from tfmp.layers.contraction import Float8Layer
-from tfmp.layers.convolution import Float8Convolution
+from tfmp.layers.inference import kernel_scale, recipe_of, why_wide
 from tfmp.layers.layer_recipes import recipe_of_products
 
 # Half the distance of neighbours from 1 on: the largest relative error of
@@ -64,18 +63,6 @@ def is_narrow(layer: keras.Layer) -> bool:
     return layer.compute_dtype in ("bfloat16", "float16")
 
 
-def recipe_of(layer: keras.Layer) -> recipes.Float8Recipe | None:
-    """Returns the recipe of a layer whose forward product is in FP8."""
-    if not isinstance(layer, Float8Layer) or not layer.built:
-        return None
-    recipe = layer.float8_options(training=False)["recipe"]
-    if not isinstance(recipe, recipes.Float8Recipe):
-        return None
-    if not recipe.in_float8("output"):
-        return None
-    return None if _why_wide(layer) else recipe
-
-
 def emulated_by(layer: keras.Layer) -> recipes.Recipe | None:
     """Returns the recipe of a layer whose forward products are emulated."""
     recipe = recipe_of_products(layer)
@@ -84,38 +71,13 @@ def emulated_by(layer: keras.Layer) -> recipes.Recipe | None:
     return recipe
 
 
-def _why_wide(layer: keras.Layer) -> str | None:
-    """Returns why a convolution's output is not an FP8 product."""
-    if not isinstance(layer, Float8Convolution) or layer.recipe is None:
-        return None
-    config = layer.get_build_config() or {}
-    shape = config.get("input_shape")
-    if shape is None:
-        first = layer.data_format == "channels_first"
-        channels = layer.kernel.shape[-2] * layer.groups
-        lengths = [None] * layer.rank
-        shape = [channels, *lengths] if first else [*lengths, channels]
-        shape = [None, *shape]
-    return layer.float8_products(shape)["output"]
-
-
-def kernel_scale(layer: keras.Layer, recipe: recipes.Float8Recipe) -> tf.Tensor:
-    """Returns the scale of a layer's kernel in inference."""
-    amax = scaling.amax(layer.uncast_kernel())
-    if recipe.is_delayed("kernel"):
-        known = tf.convert_to_tensor(layer.amax)
-        target = recipe.format("kernel")
-        amax = scaling.assumed_amax(known, "kernel", target, amax)
-    return scaling.scale_of_role(recipe, "kernel", amax)
-
-
 def _rounded_weights(layer: keras.Layer) -> list[tuple[Any, tf.Tensor]]:
     """Returns what to assign so that the kernel has the values of FP8.
 
     LoRA's product is rounded with the kernel, and then must not be added.
     """
     recipe = recipe_of(layer)
-    if recipe is None:
+    if recipe is None or layer.holds_bytes:  # whose kernel is rounded already
         return []
     scale = kernel_scale(layer, recipe)
     low = quantization.quantize(
@@ -145,6 +107,8 @@ def describe(model: keras.Layer, kernels: str) -> tuple[ExportedLayer, ...]:
 
 def _exported(layer: keras.Layer, kernels: str) -> str:
     recipe, emulation = recipe_of(layer), emulated_by(layer)
+    if getattr(layer, "holds_bytes", False) and kernels == "float8":
+        return "FP8 product, kernel stored in 8 bits"
     if kernels == "float8":
         what = f"as it is, {emulation}" if emulation else "as it is"
         return "FP8 product" if _roundings(layer)[1] else what
@@ -152,11 +116,14 @@ def _exported(layer: keras.Layer, kernels: str) -> str:
     if emulation:
         return f"{dtype}; without what was {emulation}"
     if recipe is None:
-        why = is_narrow(layer) and _why_wide(layer)
+        why = is_narrow(layer) and why_wide(layer)
         return f"{dtype}; its output was not in FP8: {why}" if why else dtype
-    if kernels == "float":
+    if kernels == "float" and not layer.holds_bytes:
         return f"{dtype}, kernel as it is"
-    power = int(math.log2(kernel_scale(layer, recipe)))
+    scale = kernel_scale(layer, recipe)
+    if scale.shape != ():
+        return f"{dtype}, kernel rounded to {recipe.kernel}, by channel"
+    power = int(math.log2(scale))
     text = f"{dtype}, kernel rounded to {recipe.kernel} at scale 2**{power}"
     return f"{text}, LoRA included" if layer.lora_enabled else text
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -66,13 +65,30 @@ class Format:
         return f"{package} {getattr(found, '__version__', '')}".strip()
 
 
-def _write_saved_model(model: keras.Model, path: str, signature: Any) -> None:
-    """As `model.export` does, but told that this is not training."""
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    serve = functools.partial(model.__call__, training=False)
-    archive.add_endpoint("serve", serve, signature)
-    archive.write_out(path, verbose=False)
+def _saved_model_of(
+    dtype: tf.DType,
+) -> Callable[[keras.Model, str, Any], None]:
+    """Returns what writes a SavedModel with outputs of a dtype."""
+
+    def write(model: keras.Model, path: str, signature: Any) -> None:
+        """As `model.export` does, but told that this is not training."""
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+
+        def serve(*args: Any) -> Any:
+            outputs = model(*args, training=False)
+            return keras.tree.map_structure(_as(dtype), outputs)
+
+        archive.add_endpoint("serve", serve, signature)
+        archive.write_out(path, verbose=False)
+
+    return write
+
+
+def _as(dtype: tf.DType) -> Callable[[Any], Any]:
+    """Returns what casts outputs; those that are no such floats stay."""
+    floats = (tf.bfloat16, tf.float16, tf.float32)
+    return lambda x: tf.cast(x, dtype) if x.dtype in floats else x
 
 
 def _run_saved_model(
@@ -137,15 +153,21 @@ def flex_operators(path: str) -> list[str]:
     return sorted({name.decode() for name in found})
 
 
-FORMATS: dict[str, Format] = {
-    "saved_model": Format(
+def _saved_model(dtype: tf.DType) -> Format:
+    return Format(
         {},
         ("tensorflow", "tensorflow"),
-        _write_saved_model,
+        _saved_model_of(dtype),
         _run_saved_model,
         folder="saved_model.pb",
         kernels=("float8", "quantized", "float"),
-    ),
+    )
+
+
+FORMATS: dict[str, Format] = {
+    "saved_model": _saved_model(tf.float32),
+    "saved_model:bfloat16": _saved_model(tf.bfloat16),
+    "saved_model:float16": _saved_model(tf.float16),
     "litert": Format(
         {"tensorflow.lite": "tensorflow"},
         ("ai_edge_litert", "ai-edge-litert"),

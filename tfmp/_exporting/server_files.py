@@ -24,15 +24,14 @@ from tfmp._exporting.job import Job
 from tfmp._exporting.plain_model import (
     LEAST_DECIBELS,
     expected_sqnr,
-    kernel_scale,
     plain,
-    recipe_of,
 )
 from tfmp._keras import layer_parts
 from tfmp.checkpoints import compressed_tensors
 from tfmp.checkpoints.compressed_tensors import Linear
 from tfmp.conversion.records import flatten, stock_class
 from tfmp.formats import E4M3
+from tfmp.layers.inference import kernel_scale, recipe_of
 
 RUNTIME = "Keras, with the file's weights in float32"
 DYNAMIC = "a server finds the scales of inputs itself: {}"
@@ -147,6 +146,12 @@ def _linear_layers(model: keras.Layer) -> dict[str, keras.Layer]:
         ValueError: if there is none.
     """
     every = compressed_tensors.layers_by_name(model)
+    if any(getattr(layer, "holds_bytes", False) for layer in every.values()):
+        raise ValueError(
+            "`model` must not be frozen for format='safetensors': export it "
+            "before `tfmp.freeze`, or after `tfmp.thaw`; the bytes are the "
+            f"same. Received: {model.name!r}, which is frozen"
+        )
     found = {name: x for name, x in every.items() if name and _is_linear(x)}
     if not found:
         raise ValueError(

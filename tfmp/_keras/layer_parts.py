@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 
@@ -62,3 +63,53 @@ def statistics(layer: keras.Layer) -> list[keras.Variable]:
 def stored_kernel(layer: keras.Layer) -> keras.Variable:
     """Returns the variable of a kernel, without what LoRA adds to it."""
     return layer._kernel
+
+
+def replace_kernel(
+    layer: keras.Layer, value: Any, trainable: bool, **arguments: Any
+) -> None:
+    """Gives a layer another variable for its kernel, of the same name.
+
+    Args:
+        layer: built.
+        value: of the variable, with its shape and dtype.
+        trainable: whether gradients change it.
+        **arguments: those of `keras.Layer.add_weight`.
+    """
+    with unlocked(layer):
+        layer._untrack_variable(layer._kernel)
+        layer._kernel = _constant(layer, "kernel", value, trainable, arguments)
+    # The first of its kind, as it was made: optimizers know them by order.
+    owned = layer._trainable_variables
+    if not trainable:
+        owned = layer._non_trainable_variables
+    owned.insert(0, owned.pop())
+
+
+def set_constant(layer: keras.Layer, name: str, value: Any) -> None:
+    """Sets an attribute to a new variable that nothing trains, or to None."""
+    before = getattr(layer, name)
+    with unlocked(layer):
+        if before is not None:
+            layer._untrack_variable(before)
+        setattr(layer, name, None)
+        if value is not None:
+            setattr(layer, name, _constant(layer, name, value, False, {}))
+
+
+def _constant(
+    layer: keras.Layer,
+    name: str,
+    value: Any,
+    trainable: bool,
+    arguments: dict[str, Any],
+) -> keras.Variable:
+    return layer.add_weight(
+        name=name,
+        shape=tuple(value.shape),
+        dtype=keras.backend.standardize_dtype(value.dtype),
+        initializer=lambda shape, dtype: keras.ops.convert_to_tensor(value),
+        trainable=trainable,
+        autocast=trainable,
+        **arguments,
+    )

@@ -193,6 +193,11 @@ def load_safetensors(
     checks.instance("model", model, keras.Layer, "a Keras model or layer")
     tensors = read(checks.path("folder", folder))
     variables = variables_by_name(model)
+    if any(v.dtype == "uint8" for v in variables.values()):
+        raise ValueError(
+            "`model` must not be frozen; `tfmp.thaw` gives one that loads. "
+            f"Received: {model!r}"
+        )
     if lost := variables.keys() ^ tensors.keys():
         raise ValueError(
             "`folder` must hold the model's weights by the names of its "

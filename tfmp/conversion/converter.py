@@ -75,8 +75,8 @@ def convert(
         the FLOPs, and the reason.
 
     Raises:
-        TypeError, ValueError: if an argument is not allowed.  The model is
-            then as it was.
+        TypeError, ValueError: if an argument is not allowed, such as a model
+            that is frozen.  The model is then as it was.
 
     >>> model = keras.Sequential(
     ...     [keras.Input([64]), keras.layers.Dense(32), keras.layers.Dense(8)]
@@ -154,6 +154,7 @@ def revert(model: keras.Layer) -> None:
 
     Raises:
         TypeError: if `model` is something else.
+        ValueError: if it is frozen.
 
     >>> model = keras.Sequential([keras.Input([8]), keras.layers.Dense(4)])
     >>> report = convert(model, filter="all")
@@ -185,8 +186,14 @@ def _change(model: keras.Layer, plan: Conversion) -> list[str]:
     return notes
 
 
-def _check_model(model: object) -> None:
+def _check_model(model: Any) -> None:
     checks.instance("model", model, keras.Layer, "a Keras model or layer")
+    for path, layer in flatten(model).items():
+        if isinstance(policies.of_layer(layer), policies.FrozenPolicy):
+            raise ValueError(
+                "`model` must not be frozen: `tfmp.thaw` gives one that can "
+                f"change its precision. Received: {path!r}, which is frozen"
+            )
 
 
 def _as_map(name: str, policy: Any) -> PrecisionMap:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -11,6 +12,7 @@ from tfmp import ops, policies, recipes
 from tfmp._keras import call_context, layer_builds, layer_parts
 from tfmp._support import checks
 from tfmp.layers.float8_state import Float8State
+from tfmp.layers.frozen_kernel import Frozen
 from tfmp.layers.policy_mixin import Policied
 from tfmp.layers.probe_mixin import Measured
 from tfmp.layers.quantizable import Quantizable
@@ -22,12 +24,17 @@ else:
     Base = object
 
 
-class Float8Layer(Policied, Quantizable, Measured, Base):
+class Float8Layer(Policied, Quantizable, Measured, Frozen, Base):
     """Mixin for a Keras layer of one kernel; put it before the Keras class.
 
     With a policy that has a recipe, the layer owns a `Float8State`.  Without
     a recipe the layer is the Keras layer.
+
+    Attributes:
+        calibration: what is shown all inputs, or None.
     """
+
+    calibration: Any = None
 
     @property
     def recipe(self) -> recipes.Recipe | None:
@@ -78,9 +85,19 @@ class Float8Layer(Policied, Quantizable, Measured, Base):
                 self.float8.build()
         if self.float8 is not None:
             self.float8.belongs_to(layer_parts.own_weights(self))
+        self.update_frozen()
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
-        """As the Keras layer; its new variables belong to the same state."""
+        """As the Keras layer; its new variables belong to the same state.
+
+        Raises:
+            ValueError: if the layer is frozen.
+        """
+        if self.holds_bytes:
+            raise ValueError(
+                f"layer {self.name!r} must not be frozen for LoRA; `tfmp.thaw` "
+                "gives a model that trains"
+            )
         super().enable_lora(*args, **kwargs)
         if self.float8 is not None:
             self.float8.belongs_to(layer_parts.own_weights(self))
@@ -91,6 +108,8 @@ class Float8Layer(Policied, Quantizable, Measured, Base):
         Complex ones are left, and refused by the operator: FP8 would lose
         their imaginary part.
         """
+        if self.calibration is not None:
+            self.calibration(inputs)
         dtype = keras.backend.standardize_dtype(inputs.dtype)
         if keras.backend.is_float_dtype(dtype) or dtype.startswith("complex"):
             return inputs
@@ -101,12 +120,20 @@ class Float8Layer(Policied, Quantizable, Measured, Base):
         with call_context.uncast():
             return tf.convert_to_tensor(self.kernel)
 
+    def operand(self) -> Any:
+        """Returns the kernel as an operator takes it: of one frozen, bytes."""
+        if self.frozen is None:
+            return self.uncast_kernel()
+        return tf.convert_to_tensor(self._kernel)
+
     def float8_options(self, training: bool | None = None) -> dict[str, Any]:
         """Returns how an operator of `ops` is to run: recipe and state.
 
         Without observations, as when frozen, it scales by its tensors.
         Statistics are of training steps.
         """
+        if self.frozen is not None:
+            return {"recipe": self.recipe, "amax": self.frozen_pass(training)}
         if training is None:
             training = call_context.training_of_call()
         amax, take_in = self._begin_pass(training)
@@ -156,6 +183,15 @@ class Float8Contraction(Float8Layer):
         """The einsum equation of inputs and kernel."""
         raise NotImplementedError
 
+    @property
+    def channel_axes(self) -> tuple[int, ...]:
+        """The kernel's axes that the outputs have last, in the same order."""
+        lhs, rhs, out = re.split(",|->", self.contraction_equation)
+        own = [label for label in rhs if label not in lhs]
+        if not out.endswith("".join(own)):
+            return ()
+        return tuple(map(rhs.index, own))
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Contracts, adds the bias and applies the activation."""
         if self.recipe is None:
@@ -165,12 +201,14 @@ class Float8Contraction(Float8Layer):
         x = ops.einsum(
             self.contraction_equation,
             operand_arguments.operand("inputs", self.in_compute_dtype(inputs)),
-            self.uncast_kernel(),
+            self.operand(),
             **self.float8_options(training),
         )
+        x = self.unscaled(x)
         if self.bias is not None:
             x = keras.ops.add(x, self.bias)
-        return x if self.activation is None else self.activation(x)
+        x = x if self.activation is None else self.activation(x)
+        return self.for_inference(x)
 
     def _call_on_sparse(self, inputs: Any, training: bool | None) -> Any:
         """Calls the Keras layer: no FP8 product takes sparse operands."""

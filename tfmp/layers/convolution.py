@@ -25,19 +25,38 @@ class Float8Convolution(Float8Layer):
         recipe = super().recipe
         return None if recipe is None else recipe.in_one_format()
 
+    @property
+    def _recipe(self) -> Any:
+        return super()._recipe.in_one_format()
+
+    @property
+    def channel_axes(self) -> tuple[int, ...]:
+        """The kernel's last axis, of filters."""
+        return (self.rank + 1,)
+
+    @property
+    def axes_behind(self) -> int:
+        """How many axes of the outputs are behind the channels."""
+        return self.rank if self.data_format == "channels_first" else 0
+
+    def call(self, inputs: Any) -> Any:
+        """Convolves, adds the bias and applies the activation."""
+        return self.for_inference(super().call(inputs))
+
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         """Convolves; the `kernel` that Keras passes has lost precision."""
         if self.recipe is None:
             return super().convolution_op(inputs, kernel)
-        return ops.conv(
+        outputs = ops.conv(
             self.in_compute_dtype(inputs),
-            self.uncast_kernel(),
+            self.operand(),
             strides=self.strides,
             padding=self.padding,
             data_format=self.data_format,
             dilation_rate=self.dilation_rate,
             **self.float8_options(),
         )
+        return self.unscaled(outputs)
 
     def float8_products(self, input_shape: Any) -> dict[str, str | None]:
         """Says why a product does not have FP8 operands; None if it has.
@@ -103,7 +122,8 @@ class Conv1D(Float8Convolution, keras.layers.Conv1D):
             return super().call(inputs)
         # Keras' Conv1D pads and convolves on its own; its base class asks
         # `convolution_op`, which knows causal padding.
-        return super(keras.layers.Conv1D, self).call(inputs)
+        outputs = super(keras.layers.Conv1D, self).call(inputs)
+        return self.for_inference(outputs)
 
 
 @keras.saving.register_keras_serializable("tfmp")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -36,6 +36,7 @@ class Float8State(keras.layers.Layer):
             name="float8", dtype="float32", trainable=False, **kwargs
         )
         self.variable: Any = None
+        self.after_load: Callable[[], None] | None = None
         self.recipe = recipe
 
     def build(self, input_shape: Any = None) -> None:
@@ -119,6 +120,9 @@ class Float8State(keras.layers.Layer):
         saved = store["0"] if "0" in store.keys() else np.zeros(3)
         value = np.asarray(saved, np.float32)
         self.assume(np.where(np.isfinite(value), value, 0.0))
+        if (waiting := self.after_load) is not None:
+            self.after_load = None
+            waiting()
 
 
 def states_of(

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 else:
     Base = object
 
+FROZEN = (
+    "Layer {name!r} stays as it is: it is frozen, with a kernel of 8 bits. "
+    "`tfmp.thaw` gives one that Keras quantizes."
+)
 SUBCLASS = (
     "Layer {name!r} stays as it is: Keras quantizes layers of its own "
     "classes, not their subclasses in FP8. `tfmp.revert` makes it a layer of "
@@ -43,9 +47,11 @@ class Quantizable(Base):
         """Checks, as Keras does before it quantizes, and steps back for it.
 
         Raises:
-            NotImplementedError: if it is a subclass in FP8.
+            NotImplementedError: if it is frozen, or a subclass in FP8.
         """
         super()._check_quantize_args(mode, compute_dtype)
+        if getattr(self, "holds_bytes", False):
+            raise NotImplementedError(FROZEN.format(name=self.name))
         stock = _keras_class(type(self))
         if stock.quantize is keras.Layer.quantize:  # which says so
             return

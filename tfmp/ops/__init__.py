@@ -14,6 +14,7 @@ from tfmp._core.quantization import (
 from tfmp._core.scaling import amax, compute_scale
 from tfmp.ops.convolution import conv
 from tfmp.ops.matrix_products import einsum, matmul
+from tfmp.ops.passes import FrozenPass as FrozenPass
 from tfmp.ops.passes import Pass
 
 __all__ = [

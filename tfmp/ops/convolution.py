@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmp._core import float8_passes, lengths
+from tfmp._core import float8_passes
 from tfmp._core.convolutions import Convolution
 from tfmp.ops import geometry, operand_arguments, passes
 
@@ -69,7 +69,7 @@ def conv(
     run = passes.of(amax)
     recipe = passes.recipe_of(run, recipe).in_one_format()
     inputs = operand_arguments.operand("inputs", inputs)
-    kernel = operand_arguments.operand("kernel", kernel)
+    kernel = run.kernel("kernel", kernel)
     if data_format is None:
         data_format = keras.config.image_data_format()
     shape = kernel.shape.as_list()
@@ -93,16 +93,8 @@ def conv(
         spatial = inputs.shape[at : at + len(convolution.kernel_size)]
         reasons = convolution.float8_products(spatial.as_list())
         wide = tuple(name for name, reason in reasons.items() if reason)
-    return lengths.contract(
-        what,
-        inputs,
-        kernel,
-        recipe.keep_high_precision(() if recipe.emulates else wide),
-        amax=run.assumed,
-        training=run.training,
-        probe=run.probe,
-        take_in=run.take_in,
-    )
+    recipe = recipe.keep_high_precision(() if recipe.emulates else wide)
+    return run.contract(what, inputs, kernel, recipe)
 
 
 def _every(x: tf.Tensor, at: int, strides: tuple[int, ...]) -> tf.Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmp._core import equations, lengths
+from tfmp._core import equations
 from tfmp._support import checks
 from tfmp.ops import broadcasting, operand_arguments, passes
 
@@ -57,20 +57,16 @@ def einsum(
     >>> bool(sqnr(tf.einsum("...a,ab->...b", x, w), y) > 20)
     True
     """
-    a, b = operand_arguments.operand("a", a), operand_arguments.operand("b", b)
-    parsed = equations.parse(equation, a.shape.as_list(), b.shape.as_list())
     run = passes.of(amax)
+    a, b = operand_arguments.operand("a", a), run.kernel("b", b)
+    parsed = equations.parse(equation, a.shape.as_list(), b.shape.as_list())
     recipe = passes.recipe_of(run, recipe)
     a, b = broadcasting.broadcast(a, b, parsed.repeat)
-    return lengths.contract(
+    return run.contract(
         parsed.contraction,
         _squeeze(a, parsed.lhs_squeeze),
         _squeeze(b, parsed.rhs_squeeze),
         recipe,
-        amax=run.assumed,
-        training=run.training,
-        probe=run.probe,
-        take_in=run.take_in,
     )
 
 

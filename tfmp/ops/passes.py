@@ -9,8 +9,9 @@ from typing import Any
 import tensorflow as tf
 
 from tfmp import recipes
-from tfmp._core import probes, scaling
+from tfmp._core import float8_passes, lengths, probes, scaling
 from tfmp._support import checks
+from tfmp.ops import operand_arguments
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +67,64 @@ class Pass:
         """
         return tf.zeros([3]) if self.amax is None else _checked_amax(self.amax)
 
+    def kernel(self, name: str, given: Any) -> tf.Tensor:
+        """Returns the argument that is the weight, checked."""
+        return operand_arguments.operand(name, given)
+
+    def contract(
+        self,
+        what: float8_passes.Bilinear,
+        inputs: tf.Tensor,
+        kernel: tf.Tensor,
+        recipe: recipes.Recipe,
+    ) -> tf.Tensor:
+        """Multiplies inputs and kernel."""
+        return lengths.contract(
+            what,
+            inputs,
+            kernel,
+            recipe,
+            amax=self.assumed,
+            training=self.training,
+            probe=self.probe,
+            take_in=self.take_in,
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FrozenPass(Pass):
+    """A pass of a layer whose kernel is bytes of FP8.
+
+    Args:
+        kernel_scale: that it was quantized by, float32 scalar.
+        inputs_scale: that of the inputs; None for that of their own amax.
+    """
+
+    kernel_scale: Any = 1.0
+    inputs_scale: Any = None
+
+    def kernel(self, name: str, given: Any) -> tf.Tensor:
+        """Returns the bytes."""
+        return tf.convert_to_tensor(given, tf.uint8)
+
+    def contract(
+        self,
+        what: float8_passes.Bilinear,
+        inputs: tf.Tensor,
+        kernel: tf.Tensor,
+        recipe: Any,
+    ) -> tf.Tensor:
+        """Multiplies inputs and the kernel that the bytes stand for."""
+        scale = self.inputs_scale
+        return lengths.contract_frozen(
+            what,
+            inputs,
+            kernel,
+            recipe,
+            tf.convert_to_tensor(self.kernel_scale),
+            None if scale is None else tf.convert_to_tensor(scale),
+        )
+
 
 def of(amax: Any) -> Pass:
     """Returns the argument `amax` of an operator as a `Pass`."""
@@ -102,7 +161,7 @@ def recipe_of(run: Pass, given: Any) -> recipes.Recipe:
         given = "current" if run.amax is None else "delayed"
     found = recipes.get(given)
     delayed = any(found.is_delayed(role) for role in recipes.ROLES)
-    if run.amax is None and delayed:
+    if run.amax is None and delayed and not isinstance(run, FrozenPass):
         raise ValueError(
             "`amax` must be given for a recipe with delayed scaling: a float32 "
             f"tensor of shape [3]. Received: amax=None, recipe={found!r}"

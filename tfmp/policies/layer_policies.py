@@ -9,6 +9,8 @@ from __future__ import annotations
 import keras
 
 from tfmp import recipes
+from tfmp._keras import symbolic_calls
+from tfmp.policies.frozen_policy import FrozenPolicy
 from tfmp.policies.policy import policy_at, recipe_at, recipe_of
 
 
@@ -24,6 +26,16 @@ def recipe_of_layer(layer: keras.Layer) -> recipes.Recipe | None:
     a class of tfmp too: `tfmp.layers.layer_recipes`.
     """
     return recipe_at(layer.dtype_policy, layer.path)
+
+
+def frozen_of(layer: keras.Layer) -> FrozenPolicy | None:
+    """Returns the policy of a layer that is frozen, None of any other.
+
+    None while layers compute as those of Keras.
+    """
+    own = of_layer(layer)
+    stock = symbolic_calls.is_as_stock()
+    return own if isinstance(own, FrozenPolicy) and not stock else None
 
 
 def emulates(policy: keras.DTypePolicy) -> bool:

@@ -123,6 +123,10 @@ class Policy(keras.DTypePolicy):
         found: recipes.Recipe | None = self._recipe
         return found
 
+    def with_recipe(self, recipe: Any) -> Policy:
+        """Returns the same policy with another recipe."""
+        return Policy(self._own_name, recipe)
+
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as JSON-serialisable values."""
         config: dict[str, Any] = {"name": self.name}
@@ -207,7 +211,8 @@ def in_projections(
     recipe = recipe_of(own)
     if recipe is None or not recipe.high_precision_projections:
         return policy
-    return Policy(own.name, recipe.in_projections())
+    found: Policy = own.with_recipe(recipe.in_projections())
+    return found
 
 
 def set_global_policy(policy: Any) -> None:
