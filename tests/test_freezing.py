@@ -21,6 +21,12 @@ from tfmp import policies
 FP8 = "mixed_float8"
 
 
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path, monkeypatch):
+    """Files that a test writes go with it."""
+    monkeypatch.chdir(tmp_path)
+
+
 def dense(recipe="delayed", *, width=32, compiled=True):
     """Returns a model of two dense layers, trained for two steps."""
     keras.utils.set_random_seed(0)
@@ -122,6 +128,7 @@ def test_predictions_are_those_of_before(kind, tmp_path):
     assert kinds == {"float32"}
 
 
+@pytest.mark.slow
 def test_a_converted_model():
     """Layers that are saved as Keras', with a table of policies."""
     inputs = keras.Input([4, 16])
@@ -152,6 +159,7 @@ def test_the_masters_are_gone():
     assert len(model.optimizer.variables) == 2 + 2 * 2  # of two biases
 
 
+@pytest.mark.slow
 def test_weights_files_of_either_kind(tmp_path):
     model, x = dense(), data()
     model.save_weights(tmp_path / "wide.weights.h5")
@@ -244,6 +252,7 @@ def test_a_frozen_part_under_a_head():
     assert np.isfinite(model.fit(x, x[:, :1], verbose=0).history["loss"][0])
 
 
+@pytest.mark.slow
 def test_inputs_that_training_has_not_seen():
     """Current scaling looks at each batch; with data it need not."""
     model, x = dense("current"), data()
@@ -278,6 +287,7 @@ def test_layers_that_are_not_trained_scale_by_themselves():
     assert same(before, model.predict(x, verbose=0))
 
 
+@pytest.mark.slow
 def test_a_scale_for_each_channel():
     """Small columns keep their values: a tensor's scale makes them zero."""
     for first in ("channels_last", "channels_first"):
@@ -424,6 +434,7 @@ for rows in (1, 3, 8):
 """
 
 
+@pytest.mark.slow
 def test_a_saved_model_is_small_and_needs_no_tfmp(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model, x = dense(width=256, compiled=False), data(256)
