@@ -81,6 +81,7 @@ PRIVATE_IMPORTS = {
     "_command_line/model_files.py": ["importlib.import_module"],
     "_support/plain_values.py": ["importlib.import_module"],
     "reporting/drawing.py": ["importlib.import_module"],
+    "_exporting/integer_files.py": ["importlib.import_module"],
     "_exporting/runtimes.py": ["importlib.import_module"],
     "_inspection/jax_compiler.py": ["importlib.import_module"],
     "_core/custom_gradients.py": [

@@ -675,3 +675,52 @@ def test_saved_models_run_without_tfmp(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "plain.out.npy"), y)
     y = outputs_of(ours, batch(ours))
     np.testing.assert_array_equal(np.load(tmp_path / "ours.out.npy"), y)
+
+
+def wide():
+    """A model whose kernels are large enough for LiteRT to store in int8."""
+    keras.utils.set_random_seed(0)
+    dense = keras.layers.Dense
+    layers = [dense(128, "relu"), dense(128, "relu"), dense(32)]
+    model = keras.Sequential([keras.Input([64]), *layers])
+    tfmp.convert(model, filter="all")
+    return model
+
+
+@pytest.mark.parametrize("kernels", ["int8", "int8_calibrated"])
+@pytest.mark.parametrize("format", ["litert", "onnx"])
+def test_weights_of_8_bit_integers(format, kernels, tmp_path):
+    model, path = wide(), tmp_path / f"m{SUFFIX[format]}"
+    x = batch(model, rows=16)
+    plain = tfmp.export(model, path, format, kernels="float", inputs=x)
+    before = model.get_weights()
+    report = tfmp.export(model, path, format, kernels=kernels, inputs=x)
+    assert report.size == path.stat().st_size
+    assert report.size < 0.5 * plain.size
+    assert report.sqnr > report.min_sqnr
+    assert 25 < report.conversion_sqnr < 60
+    assert f"{report.size:,} bytes" in str(report)
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_two_inputs_are_calibrated(tmp_path):
+    first, second = keras.Input([16], name="a"), keras.Input([16], name="b")
+    x = keras.layers.Concatenate()([first, second])
+    model = keras.Model([first, second], keras.layers.Dense(64)(x))
+    values = [batch(model, 64), 5 * batch(model, 64, seed=1)]
+    for format in ("litert", "onnx"):
+        path = tmp_path / f"m{SUFFIX[format]}"
+        report = tfmp.export(
+            model, path, format, kernels="int8_calibrated", inputs=values
+        )
+        assert report.conversion_sqnr > 25
+
+
+def test_calibration_needs_real_inputs(tmp_path):
+    with pytest.raises(ValueError, match="`inputs` must be given"):
+        tfmp.export(
+            wide(), tmp_path / "m.onnx", "onnx", kernels="int8_calibrated"
+        )
+    with pytest.raises(ValueError, match="`kernels`"):
+        tfmp.export(wide(), tmp_path / "m", kernels="int8")

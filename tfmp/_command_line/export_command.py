@@ -12,7 +12,7 @@ from tfmp._command_line import model_files, overwriting
 from tfmp._command_line.outcome import Command, Outcome
 
 FORMATS = ("saved_model", "litert", "onnx", "safetensors")
-KERNELS = ("float8", "float8_dynamic", "quantized", "float")
+KERNELS = ("float8", "float8_dynamic", "quantized", "float", "int8")
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

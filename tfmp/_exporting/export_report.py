@@ -39,7 +39,8 @@ class ExportReport:
     Attributes:
         path: of the file, or folder.
         format: `"saved_model"`, `"litert"`, `"onnx"` or `"safetensors"`.
-        kernels: `"float8"`, `"float8_dynamic"`, `"quantized"` or `"float"`.
+        kernels: `"float8"`, `"float8_dynamic"`, `"quantized"`, `"float"`,
+            `"int8"` or `"int8_calibrated"`.
         layers: one row each.
         runtime: that the file was run in; None if it was not.
         sqnr: of the file's outputs against the model's, in dB; of several
@@ -49,6 +50,7 @@ class ExportReport:
             in dB: what writing and running the file alone costs.
         min_sqnr: what `sqnr` had to reach.
         notes: what else to know.
+        size: of the file, or of all files in the folder, in bytes.
 
     >>> print(ExportReport("m.onnx", "onnx", "float", (), notes=("not run",)))
     m.onnx: onnx, kernels='float'
@@ -65,15 +67,18 @@ class ExportReport:
     conversion_sqnr: float | None = None
     min_sqnr: float | None = None
     notes: tuple[str, ...] = ()
+    size: int | None = None
 
     def __post_init__(self) -> None:
         checks.fields(self, path=str, format=str, kernels=str, layers=tuple)
-        checks.fields(self, runtime=str | None, notes=tuple)
+        checks.fields(self, runtime=str | None, notes=tuple, size=int | None)
         numbers = ("sqnr", "max_abs_error", "conversion_sqnr", "min_sqnr")
         checks.fields(self, **dict.fromkeys(numbers, float | None))
 
     def __str__(self) -> str:
         lines = [f"{self.path}: {self.format}, kernels={self.kernels!r}"]
+        if self.size is not None:
+            lines[0] += f", {self.size:,} bytes"
         if self.layers:
             rows = [dataclasses.astuple(layer) for layer in self.layers]
             lines += tables.lines([TITLES, *rows])

@@ -13,8 +13,9 @@ import keras
 
 from tfmp._exporting import samples
 from tfmp._exporting.export_report import ExportReport
+from tfmp._exporting.integer_files import CALIBRATED, IntegerJob
 from tfmp._exporting.job import Job
-from tfmp._exporting.runtimes import FORMATS
+from tfmp._exporting.runtimes import FORMATS, INT8
 from tfmp._exporting.server_files import ServerJob
 from tfmp._support import checks
 
@@ -37,8 +38,8 @@ def export(
     | format        | runs in                | `kernels`                      |
     |---------------|------------------------|--------------------------------|
     | `saved_model` | TensorFlow, TF Serving | `float8`, `quantized`, `float` |
-    | `litert`      | LiteRT (TFLite)        | `quantized`, `float`           |
-    | `onnx`        | ONNX Runtime           | `quantized`, `float`           |
+    | `litert`      | LiteRT (TFLite)        | `quantized`, `float`, `int8`   |
+    | `onnx`        | ONNX Runtime           | `quantized`, `float`, `int8`   |
     | `safetensors` | servers, as vLLM       | `float8`, `float8_dynamic`     |
 
     - `"float8"`: the model as it is, with its FP8 products, which need
@@ -52,6 +53,10 @@ def export(
       training has seen the inputs, theirs; or, `"float8_dynamic"`, with a
       scale for each output, and scales of inputs left to the server.
     - `"float"`: Keras' layers in float32 with the kernels that they have.
+
+    - `"int8"`: Keras' layers in float32, whose kernels the tool of LiteRT, or
+      of ONNX Runtime, stores as 8-bit integers; `"int8_calibrated"`:
+      activations too, with scales for what `inputs` show.
 
     The file's outputs are then compared with the model's.  The model, its
     optimizer and its compiled functions are afterwards as they were, and
@@ -106,7 +111,12 @@ def export(
     checks.boolean("verbose", verbose)
     target = _checked_path(path, format)
     kernels = _checked_kernels(kernels, format)
-    kind = ServerJob if format == "safetensors" else Job
+    kind = _job_of(format, kernels)
+    if kernels == CALIBRATED and inputs is None:
+        raise ValueError(
+            f"`inputs` must be given for kernels={kernels!r}: real ones, of "
+            "which activations get their scales. Received: None"
+        )
     if min_sqnr is None:
         min_sqnr = kind.expected_sqnr(model)
     min_sqnr = checks.number("min_sqnr", min_sqnr, -math.inf, math.inf)
@@ -120,6 +130,7 @@ def export(
         draft = pathlib.Path(folder, target.name)
         job = kind(model, FORMATS[format], kernels, signature, values)
         found = job.run(str(draft), min_sqnr)
+        found["size"] = _size(draft)
         report = ExportReport(
             str(target), format, kernels, job.describe(), **found
         )
@@ -127,6 +138,18 @@ def export(
     if verbose:
         sys.stdout.write(f"{report}\n")
     return report
+
+
+def _job_of(format: str, kernels: str) -> type[Job]:
+    if format == "safetensors":
+        return ServerJob
+    return IntegerJob if kernels in INT8 else Job
+
+
+def _size(path: pathlib.Path) -> int:
+    """Returns the bytes of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _check_model(model: object) -> None:

@@ -67,7 +67,7 @@ class Job:
         expected = self.outputs() if version else None
         with self.as_exported():
             same = self.outputs() if version else None
-            self.format.write(self.model, path, self.signature)
+            self.write(path)
         if version is None:
             package = self.format.runtime[1]
             return {"notes": (f"not checked: pip install {package}",)}
@@ -78,6 +78,10 @@ class Job:
             "runtime": version,
             **self.compare(expected, same, found, min_sqnr),
         }
+
+    def write(self, path: str) -> None:
+        """Writes the file, while the layers are as they are to be in it."""
+        self.format.write(self.model, path, self.signature)
 
     def describe(self) -> tuple[ExportedLayer, ...]:
         """Returns a row for each layer with weights or FP8 products."""

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+INT8 = ("int8", "int8_calibrated")
 Run = Callable[[str, Sequence[str], list[np.ndarray], Any], list[np.ndarray]]
 
 
@@ -42,7 +43,7 @@ class Format:
     run: Run
     suffix: str = ""
     folder: str = ""
-    kernels: tuple[str, ...] = ("quantized", "float")
+    kernels: tuple[str, ...] = ("quantized", "float", *INT8)
 
     def check_writers(self) -> None:
         """Raises an ImportError if a package to write it with is missing."""
