@@ -35,7 +35,12 @@ EXAMPLES = (
     "retrieval",
     "translation",
 )
-SCRIPTS = ("fashion_mnist", "convert_pretrained", "choose_precision")
+SCRIPTS = (
+    "fashion_mnist",
+    "convert_pretrained",
+    "choose_precision",
+    "compress",
+)
 
 FLAGS = flags.FLAGS
 
