@@ -119,7 +119,7 @@ def distilled(teacher: keras.Model, data: Any) -> keras.Model:
 def copied(model: keras.Model) -> keras.Model:
     path = pathlib.Path(FLAGS.output, "copy.keras")
     model.save(path)
-    return keras.saving.load_model(path)
+    return keras.saving.load_model(path, compile=False)
 
 
 def models(data: Any) -> dict[str, keras.Model]:
