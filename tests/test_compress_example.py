@@ -44,7 +44,8 @@ def test_a_run(tmp_path, capsys):
     assert rows["FP8"][-1] == rows["frozen"][-1] == "100%"
     assert rows["float32"][-1] == "0%"
     assert rows["frozen"][1:3] == rows["distilled"][1:3]  # bit for bit
-    assert "zeros: {'net_32/hidden_1': 0.8" in text
+    zeros = re.search(r"zeros: \{'net_32/hidden_1': (\d\.\d+)", text)
+    assert float(zeros[1]) > 0.5
     for name in ("served", "model.tflite", "model.onnx", "weights"):
         assert (tmp_path / name).exists()
     assert "frozen as saved_model, float8" in text
