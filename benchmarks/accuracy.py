@@ -32,8 +32,8 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import choice_workloads
-import fine_tuning
 import keras
+import masked_bytes
 import measuring
 import numpy as np
 import peers
@@ -119,7 +119,7 @@ TASKS = {
     **choice_workloads.TASKS,
     "gpt-256": GPT._replace(make=lambda: choice_workloads.gpt(width=256)),
     "gpt-512": GPT._replace(make=lambda: choice_workloads.gpt(width=512)),
-    "bert": fine_tuning.TASK,
+    "bert": masked_bytes.TASK,
 }
 ROWS: dict[str, Row] = {
     BASE: in_bfloat16,
