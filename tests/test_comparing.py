@@ -212,3 +212,45 @@ def test_the_command(model, data, tmp_path, capsys):
     np.savez(arrays, z=data[0])
     assert main(["benchmark", str(path), "--data", str(arrays)]) == 1
     assert "array `x`" in capsys.readouterr().err
+
+
+def test_policies_of_one_name_are_rows_of_their_own(model, data):
+    policies = [tfmp.Policy("mixed_float8", r) for r in ("delayed", "current")]
+    maps = [
+        tfmp.PrecisionMap({"head": each}, "mixed_float8")
+        for each in ("float32", "mixed_bfloat16")
+    ]
+    found = tfmp.compare(
+        model, data[0], policies=[*policies, *maps], batch_sizes=[2], runs=1
+    )
+    names = [row.name for row in found.models]
+    assert len(set(names)) == 5
+    assert "DelayedScaling" in names[1] and "CurrentScaling" in names[2]
+
+
+def test_a_nan_in_any_output_is_the_worst():
+    good, bad = tf.ones([2]), tf.constant([1.0, np.nan])
+    assert math.isnan(measuring.sqnr([good, good], [good, bad]))
+    assert math.isnan(measuring.sqnr([good, good], [bad, good]))
+
+
+def test_other_metrics_are_other_columns(data):
+    models = {}
+    for name, metrics in (("a", ["mae"]), ("b", None), ("c", ["mse"])):
+        head = keras.layers.Dense(4)
+        models[name] = keras.Sequential([keras.Input([32]), head])
+        if metrics:
+            models[name].compile(loss="mse", metrics=metrics)
+    y = np.zeros([48, 4])
+    found = tfmp.compare(models, (data[0], y), batch_sizes=[1], runs=1)
+    head, _, second, *_ = str(found).splitlines()
+    assert "mae" in head and "mse" in head
+    assert second.split()[:4] == ["b", "-", "-", "-"]
+
+
+def test_a_metric_of_several_numbers_is_their_mean(data):
+    model = keras.Sequential([keras.Input([32]), keras.layers.Dense(4)])
+    model.compile(loss="mse", metrics=[keras.metrics.F1Score()])
+    y = np.eye(4)[np.arange(48) % 4]
+    found = tfmp.compare({"a": model}, (data[0], y), batch_sizes=[1], runs=1)
+    assert 0 <= found["a"].metrics["f1_score"] <= 1

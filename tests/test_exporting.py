@@ -704,6 +704,12 @@ def test_weights_of_8_bit_integers(format, kernels, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_onnx_leaves_the_path_of_imports_alone(tmp_path):
+    model, before = wide(), list(sys.path)
+    tfmp.export(model, tmp_path / "m.onnx", "onnx", kernels="int8")
+    assert sys.path == before
+
+
 def test_two_inputs_are_calibrated(tmp_path):
     first, second = keras.Input([16], name="a"), keras.Input([16], name="b")
     x = keras.layers.Concatenate()([first, second])

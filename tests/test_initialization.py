@@ -131,3 +131,11 @@ def test_factors_are_relative_to_the_recipe():
     assert ("net/body", "kernel") not in outside(found)
     row = next(row for row in found.rows if row.role == "kernel")
     assert row.factor == 2.0**10
+
+
+def test_what_is_not_finite_is_outside():
+    model = keras.Sequential([keras.Input([16]), keras.layers.Dense(16)])
+    x = np.ones([8, 16], "float32")
+    x[0, 0] = np.nan
+    found = tfmp.analysis.initialization(model, (x, np.zeros([8, 16])), "mse")
+    assert "not finite" in found.outside[0].mend

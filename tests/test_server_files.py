@@ -276,3 +276,34 @@ def test_a_frozen_model_is_refused_and_a_thawed_one_has_its_bytes(
     before, after = header(written[1]), header(tmp_path / "a")
     for name in ("up.weight", "up.weight_scale", "attention.key.weight"):
         assert bytes(before[name]["data"]) == bytes(after[name]["data"])
+
+
+def test_one_output_has_a_scale_of_its_channel(tmp_path):
+    layers = [keras.layers.Dense(1, name="one")]
+    model = keras.Sequential([keras.Input([16]), *layers])
+    tfmp.export(model, tmp_path / "a", "safetensors", kernels="float8_dynamic")
+    assert header(tmp_path / "a")["one.weight_scale"]["shape"] == [1, 1]
+
+
+def unit_scaled():
+    """A model whose products have factors, in FP8 at scale 1."""
+    dense = tfmp.unit_scaling.Dense
+    policy = tfmp.Policy("mixed_float8", "static")
+    layers = [dense(16, dtype=policy), dense(16, readout=True, dtype=policy)]
+    return keras.Sequential([keras.Input([16]), *layers])
+
+
+def test_unit_scaling_is_refused_where_its_factors_would_be_lost(tmp_path):
+    model = unit_scaled()
+    with pytest.raises(ValueError, match="unit_scaling"):
+        tfmp.export(model, tmp_path / "a", "safetensors")
+    with pytest.raises(ValueError, match="unit scaling"):
+        tfmp.freeze(model)
+    values = np.ones([2, 16], "float32")
+    before = model.predict(values, verbose=0)
+    plain = tfmp.layers.Dense(16, dtype="mixed_float8")
+    both = keras.Sequential([keras.Input([16]), *model.layers, plain])
+    report = tfmp.freeze(both)
+    assert "factors" in report.rows[0].kernel
+    np.testing.assert_array_equal(model.predict(values, verbose=0), before)
+    assert np.all(np.isfinite(both.predict(values, verbose=0)))

@@ -156,7 +156,7 @@ def _metrics(model: keras.Model, x: Any, y: Any) -> dict[str, float]:
     if y is None or not model.compiled:
         return {}
     found = model.evaluate(x, y, verbose=0, return_dict=True)
-    return {name: float(value) for name, value in sorted(found.items())}
+    return {n: float(np.mean(value)) for n, value in sorted(found.items())}
 
 
 def _float8_share(model: keras.Model, batch: Any) -> float:

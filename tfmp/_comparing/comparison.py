@@ -37,7 +37,8 @@ class ComparedModel:
 
     Attributes:
         name: of the model, or of its policy.
-        metrics: of `model.evaluate`, by name; empty without labels, or if the
+        metrics: of `model.evaluate`, by name, those of several numbers by their
+            mean; empty without labels, or if the
             model is not compiled.
         sqnr: of its outputs against the first model's, in dB, the worst of
             all outputs; infinite where they are equal.
@@ -152,7 +153,7 @@ class Comparison:
         sizes = self.models[0].latency
         return [
             "model",
-            *self.models[0].metrics,
+            *self._metrics(),
             "SQNR, dB",
             *(f"ms for {size} (95 %), times" for size in sizes),
             "weights, MiB",
@@ -160,11 +161,18 @@ class Comparison:
             "FP8",
         ]
 
+    def _metrics(self) -> list[str]:
+        """Returns the names of what any of the models measures."""
+        return list(dict.fromkeys(n for m in self.models for n in m.metrics))
+
     def _cells(self, row: ComparedModel) -> list[str]:
         peak = row.peak_bytes
         return [
             row.name,
-            *(f"{value:.4g}" for value in row.metrics.values()),
+            *(
+                f"{row.metrics[name]:.4g}" if name in row.metrics else "-"
+                for name in self._metrics()
+            ),
             "-" if row is self.models[0] else f"{row.sqnr:.1f}",
             *(
                 f"{1e3 * timed.median:.3g} ({1e3 * timed.p95:.3g}), "

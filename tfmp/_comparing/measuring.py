@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import pathlib
 import re
 import time
@@ -116,9 +117,9 @@ def weight_bytes(model: keras.Model) -> int:
 
 
 def sqnr(expected: Sequence[Any], found: Sequence[Any]) -> float:
-    """Returns the worst SQNR of several outputs, in dB."""
-    pairs = zip(expected, found, strict=True)
-    return min(
+    """Returns the worst SQNR of several outputs, in dB; NaN is the worst."""
+    ratios = [
         float(quantization.sqnr(tf.cast(x, "float32"), tf.cast(y, "float32")))
-        for x, y in pairs
-    )
+        for x, y in zip(expected, found, strict=True)
+    ]
+    return min(ratios, key=lambda ratio: (not math.isnan(ratio), ratio))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import tempfile
 import warnings
@@ -65,11 +66,37 @@ def _in_policies(model: keras.Model, chosen: Any) -> dict[str, keras.Model]:
     made = {FLOAT32: _copied(model, FLOAT32)}
     if wanted is None:
         return {**made, AS_IT_IS: model}
+    known: list[Any] = [FLOAT32]
     for policy in wanted:
-        name = getattr(policy, "name", str(policy))
-        if name not in made:
-            made[name] = _copied(model, policy)
+        if any(map(functools.partial(_same, policy), known)):
+            continue
+        known.append(policy)
+        made[_free(_name(policy), made)] = _copied(model, policy)
     return made
+
+
+def _same(policy: Any, other: Any) -> bool:
+    if policy is other:
+        return True
+    of_one_kind = type(policy) is type(other)
+    compares = not isinstance(policy, policies.PrecisionMap)
+    return of_one_kind and compares and bool(policy == other)
+
+
+def _name(policy: Any) -> str:
+    """Returns what a row is called: a policy's name, and its recipe."""
+    name = getattr(policy, "name", str(policy))
+    own = not isinstance(policy, str | policies.PrecisionMap)
+    recipe = policies.recipe_of(policy) if own else None
+    return name if recipe is None else f"{name}, {recipe}"
+
+
+def _free(name: str, taken: Mapping[str, Any]) -> str:
+    """Returns a name that is not taken: of another the second gets a number."""
+    free, number = name, 1
+    while free in taken:
+        free, number = f"{name}_{number}", number + 1
+    return free
 
 
 def _wanted(chosen: Any) -> Sequence[Any] | None:

@@ -13,6 +13,7 @@ import io
 import math
 import os
 import pathlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -106,17 +107,25 @@ def write_litert(
         )
 
 
-def write_onnx(
-    model: keras.Model, path: str, signature: Any, values: Any
-) -> None:
-    """Writes an ONNX file; its arguments are those of `write_litert`."""
+def _onnx_quantization() -> Any:
+    """Returns ONNX Runtime's module, which puts a folder into `sys.path`."""
+    before = list(sys.path)
     try:
-        quantization: Any = importlib.import_module("onnxruntime.quantization")
+        return importlib.import_module("onnxruntime.quantization")
     except ImportError as error:
         raise ImportError(
             "int8 in ONNX needs the package onnxruntime: "
             "pip install onnxruntime"
         ) from error
+    finally:
+        sys.path[:] = before
+
+
+def write_onnx(
+    model: keras.Model, path: str, signature: Any, values: Any
+) -> None:
+    """Writes an ONNX file; its arguments are those of `write_litert`."""
+    quantization: Any = _onnx_quantization()
     wide = str(pathlib.Path(path).with_suffix(".float32.onnx"))
     model.export(wide, format="onnx", verbose=False, input_signature=signature)
     integer = quantization.QuantType.QInt8

@@ -152,6 +152,13 @@ def _linear_layers(model: keras.Layer) -> dict[str, keras.Layer]:
             "before `tfmp.freeze`, or after `tfmp.thaw`; the bytes are the "
             f"same. Received: {model.name!r}, which is frozen"
         )
+    for name, layer in every.items():
+        if not getattr(layer, "is_plain_product", True):
+            raise ValueError(
+                "`model` must not have layers of tfmp.unit_scaling for "
+                "format='safetensors': a server multiplies without their "
+                f"factors. Received: {name!r}"
+            )
     found = {name: x for name, x in every.items() if name and _is_linear(x)}
     if not found:
         raise ValueError(
@@ -221,7 +228,6 @@ def _scale(layer: keras.Layer, weight: tf.Tensor, kernels: str) -> tf.Tensor:
 
 
 def _inverse(scale: tf.Tensor) -> np.ndarray:
-    found: np.ndarray = (
-        1.0 / tf.reshape(scale, [-1, *scale.shape[1:]])
-    ).numpy()
-    return found.reshape([1]) if found.size == 1 else found
+    """Returns what a server multiplies with, `[1]` or `[out, 1]`."""
+    found: np.ndarray = (1.0 / scale).numpy()
+    return found if found.ndim else found.reshape([1])

@@ -80,10 +80,13 @@ def freeze(
     layers = _checked(model)
     checks.choice("scales", scales, SCALES)
     chosen: dict[str, Any] = {
-        path: layer
-        for path, layer in layers.items()
-        if recipe_of(layer) and not layer.lora_enabled
+        path: layer for path, layer in layers.items() if _can_freeze(layer)
     }
+    if not chosen:
+        raise ValueError(
+            "`model` must have layers in FP8 that can be frozen, without LoRA "
+            f"and unit scaling. Received: {model!r}"
+        )
     _check_kernels(chosen)
     unseen = {p: x for p, x in chosen.items() if _amax_of_inputs(x) is None}
     found: dict[str, float] = {}
@@ -177,6 +180,13 @@ def _checked(model: Any) -> dict[str, keras.Layer]:
     return layers
 
 
+def _can_freeze(layer: Any) -> bool:
+    if not recipe_of(layer) or layer.lora_enabled:
+        return False
+    found: bool = layer.is_plain_product
+    return found
+
+
 def _check_kernels(layers: dict[str, Any]) -> None:
     for path, layer in layers.items():
         amax = float(scaling.amax(layer.uncast_kernel()))
@@ -239,6 +249,8 @@ def _row(
         why = f"stays: {why_wide(layer) or 'no product in FP8'}"
         if getattr(layer, "lora_enabled", False):
             why = "stays: with LoRA"
+        if not getattr(layer, "is_plain_product", True):
+            why = "stays: its product has factors of its own"
         return FrozenRow(path, kind, before, _bytes(layer), why)
     scale = np.asarray(layer.kernel_scale)
     kernel = f"{layer.recipe.kernel} at "

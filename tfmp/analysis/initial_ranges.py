@@ -50,8 +50,9 @@ class InitialRange:
 
     @property
     def outside(self) -> bool:
-        """Whether more than 1 % of the values are outside of the range."""
-        return max(self.too_small, self.too_large) > ENOUGH
+        """Whether more than 1 % of the values are, or any is not finite."""
+        lost = max(self.too_small, self.too_large) > ENOUGH
+        return lost or not math.isfinite(self.rms)
 
     @property
     def factor(self) -> float:
@@ -62,6 +63,8 @@ class InitialRange:
     @property
     def mend(self) -> str:
         """What would bring it into the range, in words; empty if it is."""
+        if not math.isfinite(self.rms):
+            return "not finite: tfmp.debug.find_nonfinite"
         power = f"2**{round(math.log2(self.factor))}"
         said = MENDS[self.role].format(factor=power, rms=self.rms)
         return said if self.outside else ""

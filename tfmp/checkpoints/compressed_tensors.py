@@ -86,7 +86,7 @@ def write(
 
 def _config(linears: Mapping[str, Linear]) -> dict[str, Any]:
     scales = {n: x.weight_scale for n, x in linears.items()}
-    by_channel = any(s is not None and s.size > 1 for s in scales.values())
+    by_channel = any(s is not None and s.ndim > 1 for s in scales.values())
     low = [x for x in linears.values() if x.weight_scale is not None]
     fixed = all(each.input_scale is not None for each in low)
     inputs = {

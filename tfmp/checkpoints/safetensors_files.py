@@ -83,10 +83,8 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         start = 8 + int.from_bytes(content[:8], "little")
         header = json.loads(content[8:start])
         header.pop("__metadata__", None)
-        return {
-            name: _array(content[start:], **entry)
-            for name, entry in header.items()
-        }
+        data = memoryview(content)[start:]
+        return {name: _array(data, **entry) for name, entry in header.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is no safetensors file, or is cut short: {error}"
@@ -94,7 +92,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _array(
-    data: bytes, dtype: str, shape: list[int], data_offsets: list[int]
+    data: memoryview, dtype: str, shape: list[int], data_offsets: list[int]
 ) -> np.ndarray:
     first, last = data_offsets
     found = np.frombuffer(data[first:last], NUMPY[dtype])

@@ -49,8 +49,11 @@ class Frozen(Base):
 
     Attributes:
         kernel_scale, inputs_scale: variables; None while they are not there.
+        is_plain_product: whether it multiplies with the kernel as it is stored,
+            without factors of its own.
     """
 
+    is_plain_product = True
     float8: Any = None
     kernel_scale: Any = None
     inputs_scale: Any = None

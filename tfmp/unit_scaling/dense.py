@@ -29,6 +29,7 @@ class UnitScaled(Base):
     """
 
     readout = False
+    is_plain_product = False
 
     @layer_builds.of_present_class
     def build(self, input_shape: Any) -> None:
